@@ -1,0 +1,88 @@
+# One verb a task; CI runs exactly these. `make` alone lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links --no-header
+T ?=
+
+##@ Start
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(VENV)/installed ## Make .venv and install the locked requirements
+
+.PHONY: run
+run: $(VENV)/installed ## Start OpenRemedy; Ctrl-C stops it
+	@$(BIN)/python -m openremedy.launcher
+
+.PHONY: migrate
+migrate: $(VENV)/installed ## Bring the database to this code's schema
+	$(BIN)/python -m flask --app wsgi db upgrade
+
+##@ Develop
+.PHONY: test
+test: $(VENV)/installed-dev ## Run the tests; T="tests/test_x.py -k word" runs some
+	$(BIN)/python -m pytest $(T)
+
+.PHONY: lint
+lint: $(VENV)/installed-dev ## Style and format (ruff)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: format
+format: $(VENV)/installed-dev ## Mend style and format where ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: types
+types: $(VENV)/installed-dev ## Types (mypy --strict)
+	$(BIN)/mypy
+
+.PHONY: contracts
+contracts: $(VENV)/installed-dev ## Who may import whom (import-linter)
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint types contracts ## lint, types and contracts
+
+.PHONY: hooks
+hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
+	$(BIN)/pre-commit install
+
+##@ Maintain
+.PHONY: lock
+lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, with hashes
+	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) requirements-dev.in -o requirements-dev.txt
+
+.PHONY: clean
+clean: ## Remove .venv and caches; never your data
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: pip runs again only when a lock file is newer. bin/pip is the last thing that venv makes, so an interrupted
+# one is made anew.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "OpenRemedy needs Python 3.11 or newer as '$(PYTHON)'; choose another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) lacks the venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/installed: $(BIN)/pip requirements.txt
+	$(PIP) install --quiet --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(BIN)/pip requirements.txt requirements-dev.txt
+	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
+	@touch $(VENV)/installed $@

@@ -1,0 +1,1 @@
+"""Each folder in here is one adapter: a monitoring tool's own format translated into canonical alerts."""

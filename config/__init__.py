@@ -1,0 +1,5 @@
+"""The only room that reads the environment."""
+
+from config.settings import Settings, SettingsError, load
+
+__all__ = ["Settings", "SettingsError", "load"]

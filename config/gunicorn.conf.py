@@ -1,0 +1,33 @@
+"""How gunicorn serves wsgi:app. The address comes from the command line (`--bind`)."""
+
+# Threads, because a sender that opens a connection and says nothing would stall a sync worker: two of them stop two
+# workers. Eight threads a worker stand more; many slow senders still need a buffering proxy in front.
+worker_class = "gthread"
+workers = 2
+threads = 8
+
+# A worker that does not answer its master for this long is killed.
+timeout = 30
+# How long requests in hand may take after a stop; below supervisord's stopwaitsecs.
+graceful_timeout = 15
+# Senders behind one proxy reuse connections; an idle one holds no thread.
+keepalive = 5
+
+# Each worker makes its own pools and clients: nothing connected is shared over a fork.
+preload_app = False
+
+# Our longest URL is a list with filters and a cursor; headers of monitoring tools stay far below these.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+# Who is a proxy is decided in one place, OPENREMEDY_PROXY_COUNT; gunicorn itself believes nobody.
+forwarded_allow_ips = ""
+
+# The application writes one line a request itself, without bodies and secrets.
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+
+# Otherwise a control socket appears in the home folder, shared by every gunicorn of this user.
+control_socket_disable = True

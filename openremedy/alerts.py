@@ -1,0 +1,325 @@
+"""The canonical alert: strict JSON in, one checked Alert out. Pure."""
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from openremedy.errors import BadBody, Invalid
+
+MAX_EVIDENCE_BYTES = 256 * 1024
+MAX_EVIDENCE_DEPTH = 32
+MAX_NUMBER_DIGITS = 64
+MAX_NAMED_UNKNOWN = 20
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# RFC 3339 section 5.6; the fraction may have any number of digits, we keep microseconds.
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+class IncidentType(StrEnum):
+    """What kind of thing broke."""
+
+    SERVICE_DOWN = "service_down"
+    DISK_FULL = "disk_full"
+    CPU_HIGH = "cpu_high"
+    MEMORY_HIGH = "memory_high"
+    PORT_UNAVAILABLE = "port_unavailable"
+    CUSTOM = "custom"
+
+
+class Severity(StrEnum):
+    """How bad it is, worst first."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    INFO = "info"
+
+
+class AlertStatus(StrEnum):
+    """What an alert says about its incident; NOTE and UPDATE come from adapters only."""
+
+    FIRING = "firing"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
+    NOTE = "note"
+    UPDATE = "update"
+
+
+class Outcome(StrEnum):
+    """What became of one alert."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    RESOLVED = "resolved"
+    DUPLICATE = "duplicate"
+    IGNORED = "ignored"
+    REJECTED = "rejected"
+
+
+PUBLIC_STATUSES = (AlertStatus.FIRING, AlertStatus.ACKNOWLEDGED, AlertStatus.RESOLVED)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One canonical event. `occurred_at` is the sender's clock (aware, UTC) and may be unknown."""
+
+    hostname: str
+    incident_type: IncidentType
+    severity: Severity = Severity.MEDIUM
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    status: AlertStatus = AlertStatus.FIRING
+    dedup_key: str | None = None
+    occurred_at: datetime | None = None
+
+    def digest(self) -> str:
+        """Equal for two alerts that say the same: status, event time, severity and evidence."""
+        said = [self.status, str(self.occurred_at), self.severity, self.evidence]
+        return hashlib.sha256(compact(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+# ---------------------------------------------------------------- bytes to JSON
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`, refusing what Python's decoder would let through. Raises BadBody."""
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_number,
+            parse_float=_finite,
+            parse_int=_short_integer,
+        )
+    except UnicodeDecodeError as error:
+        raise BadBody(f"The body is not UTF-8: byte {error.start} cannot be read.") from error
+    except json.JSONDecodeError as error:
+        raise BadBody(
+            f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    if not isinstance(value, dict):
+        raise BadBody("The body must be a JSON object.", code="not_an_object")
+    # Counting brackets is cheap and settles nearly every body; only a suspicious one is walked.
+    if body.count(b"{") + body.count(b"[") > MAX_EVIDENCE_DEPTH and _deeper_than(value, MAX_EVIDENCE_DEPTH + 1):
+        raise _too_deep()
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise BadBody(f"The key {shown(twice)} stands twice in one object.", code="duplicate_key")
+    return result
+
+
+def _no_number(text: str) -> NoReturn:
+    raise BadBody(f"{text} is not a JSON number.", code="invalid_number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise BadBody("A number is too large.", code="invalid_number")
+    return value
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > MAX_NUMBER_DIGITS:
+        raise BadBody(f"An integer has more than {MAX_NUMBER_DIGITS} digits.", code="invalid_number")
+    return int(text)
+
+
+def _too_deep() -> BadBody:
+    return BadBody(f"The body is nested deeper than {MAX_EVIDENCE_DEPTH} levels.", code="too_deep")
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list) for item in level)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+# ---------------------------------------------------------------- JSON to alert
+
+
+class Rfc3339(fields.Field[datetime]):
+    """An RFC 3339 time with its zone, returned as aware UTC in microseconds."""
+
+    default_error_messages = {  # noqa: RUF012 - marshmallow reads a plain dict
+        "invalid": "Not an RFC 3339 time such as 2026-01-31T12:00:00Z."
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        found = _RFC3339.fullmatch(value) if isinstance(value, str) else None
+        if not found:
+            raise self.make_error("invalid")
+        day, clock, fraction, zone = found.groups()
+        leap = clock.endswith(":60")  # a leap second; the second before is near enough
+        text = f"{day}T{clock[:-2] + '59' if leap else clock}.{(fraction or '0')[:6].ljust(6, '0')}"
+        try:
+            moment = datetime.fromisoformat(text + ("+00:00" if zone in "Zz" else zone))
+            return moment.astimezone(UTC)
+        except (ValueError, OverflowError) as error:
+            raise self.make_error("invalid") from error
+
+
+def _printable(text: str) -> None:
+    if not text.strip():
+        raise ValidationError("Must not be blank.")
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        raise ValidationError("Must not contain control characters.")
+
+
+class AlertSchema(Schema):
+    """The canonical body; field by field as the API reference has it."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    hostname = fields.String(required=True, validate=[validate.Length(1, 253), _printable])
+    incident_type = fields.Enum(IncidentType, by_value=fields.String(), required=True)
+    severity = fields.Enum(Severity, by_value=fields.String(), load_default=Severity.MEDIUM)
+    evidence = fields.Dict(keys=fields.String(), load_default=dict)
+    status = fields.Enum(AlertStatus, by_value=fields.String(), load_default=AlertStatus.FIRING)
+    dedup_key = fields.String(load_default=None, allow_none=False, validate=[validate.Length(1, 255), _printable])
+    occurred_at = Rfc3339(load_default=None, allow_none=False)
+
+
+_SCHEMA = AlertSchema()  # building one costs more than using it
+
+
+def parse_alert(body: bytes, statuses: Iterable[AlertStatus] = PUBLIC_STATUSES) -> tuple[Alert, list[str]]:
+    """The alert in `body` and the warnings about it. Raises BadBody, Invalid."""
+    values = parse_object(body)
+    warnings = _unknown_fields(values)
+    loaded = _load(values, statuses)
+    if b"\\u" in body:  # only an escape can carry what UTF-8 cannot
+        loaded["evidence"], replaced = _storable(loaded["evidence"])
+        if replaced:
+            warnings.append("evidence: NUL characters and lone surrogates were replaced by U+FFFD")
+    if len(body) > MAX_EVIDENCE_BYTES:
+        _check_evidence_size(loaded["evidence"])
+    return Alert(**loaded), warnings
+
+
+def _load(values: dict[str, Any], statuses: Iterable[AlertStatus]) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = _SCHEMA.load(values)
+    except ValidationError as error:
+        raise Invalid(fields=_named(error.messages_dict)) from error
+    if loaded["status"] not in statuses:
+        allowed = ", ".join(statuses)
+        raise Invalid(fields={"status": [f"Must be one of: {allowed}."]})
+    return loaded
+
+
+def _named(messages: Mapping[str, Any]) -> dict[str, Any]:
+    """Only `evidence` has keys of the sender's own; its messages are about the object as a whole."""
+    return {name: found if isinstance(found, list) else ["Not a valid object."] for name, found in messages.items()}
+
+
+def _unknown_fields(values: Mapping[str, Any]) -> list[str]:
+    unknown = [name for name in values if name not in _SCHEMA.fields]
+    warnings = [f"unknown field {shown(name)} was ignored" for name in unknown[:MAX_NAMED_UNKNOWN]]
+    if len(unknown) > MAX_NAMED_UNKNOWN:
+        warnings.append(f"{len(unknown) - MAX_NAMED_UNKNOWN} more unknown fields were ignored")
+    return warnings
+
+
+def _check_evidence_size(evidence: Mapping[str, Any]) -> None:
+    size = len(compact(evidence).encode())
+    if size > MAX_EVIDENCE_BYTES:
+        message = f"Is {size} bytes as JSON; at most {MAX_EVIDENCE_BYTES} are kept."
+        raise Invalid("The evidence is too large.", code="evidence_too_large", fields={"evidence": [message]})
+
+
+def _storable(value: Any) -> tuple[Any, bool]:
+    """`value` without what PostgreSQL refuses, and whether anything was replaced.
+
+    Keys that become equal keep both values: the later one gets another replacement character.
+    """
+    if isinstance(value, str):
+        clean = _UNSTORABLE.sub(REPLACEMENT, value)
+        return clean, clean != value
+    if isinstance(value, list):
+        items = [_storable(item) for item in value]
+        return [item for item, _ in items], any(changed for _, changed in items)
+    if not isinstance(value, dict):
+        return value, False
+    result: dict[str, Any] = {}
+    replaced = False
+    for key, item in value.items():
+        clean_key, changed_key = _storable(key)
+        while clean_key in result:
+            clean_key += REPLACEMENT
+        result[clean_key], changed = _storable(item)
+        replaced = replaced or changed or changed_key
+    return result, replaced
+
+
+# ---------------------------------------------------------------- words other rooms need
+
+
+def compact(value: Any) -> str:
+    """`value` as JSON in its shortest and only spelling."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """Foreign text fit for a message: quoted, one line, short."""
+    return ascii(text[:limit]) + ("…" if len(text) > limit else "")
+
+
+THE_THING: Mapping[IncidentType, tuple[str, ...]] = {
+    IncidentType.DISK_FULL: ("mount",),
+    IncidentType.SERVICE_DOWN: ("service_name",),
+    IncidentType.PORT_UNAVAILABLE: ("port",),
+    IncidentType.CUSTOM: ("alertname", "title", "check", "name"),
+}
+
+
+def identity(alert: Alert) -> str:
+    """What makes two canonical alerts the same incident, hashed (64 hex digits)."""
+    if alert.dedup_key is not None:
+        return _hashed("canonical", "key", alert.dedup_key)
+    return _hashed("canonical", "thing", alert.incident_type, alert.hostname.lower(), _thing(alert))
+
+
+def _hashed(*parts: str) -> str:
+    return hashlib.sha256(compact(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _thing(alert: Alert) -> str:
+    return next(_present(alert.evidence, THE_THING.get(alert.incident_type, ())), "")
+
+
+def _present(evidence: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        value = evidence.get(name)
+        if value is not None and value != "":
+            yield value if isinstance(value, str) else compact(value)

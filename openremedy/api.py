@@ -1,0 +1,439 @@
+"""The read and admin API: bearer tokens of a tenant, JSON lists with a cursor, four actions on an incident."""
+
+import uuid
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from flask import Flask, g, request
+from flask_smorest import Api, Blueprint
+from marshmallow import EXCLUDE, Schema, fields, validate
+from sqlalchemy import select
+
+from openremedy import incidents, tenants
+from openremedy.alerts import IncidentType, Rfc3339, Severity
+from openremedy.errors import Forbidden, Invalid, NotFound, Unauthorized
+from openremedy.extensions import db
+from openremedy.ids import parse_id
+from openremedy.incidents import Filters, stamp
+from openremedy.models import AlertRecord, Delivery, IncidentStatus, Recipe, Role, Source, Triage, table
+from openremedy.services import services
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1", description="Incidents, deliveries and recipes")
+
+HIDDEN_HEADERS = ("X-OpenRemedy-Signature",)  # with the body it could be sent again
+
+
+def register(app: Flask) -> None:
+    """Mount the API and its OpenAPI document."""
+    app.config.update(
+        API_TITLE="OpenRemedy",
+        API_VERSION="v1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/api/v1",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
+    Api(app).register_blueprint(blueprint)
+
+
+# ---------------------------------------------------------------- shapes
+
+
+class PageQuery(Schema):
+    """Where in a list, and how much of it."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+    cursor = fields.String(load_default=None, validate=validate.Length(max=200))
+
+
+class IncidentQuery(PageQuery):
+    """Filters of the incident list; all of them hold."""
+
+    status = fields.Enum(IncidentStatus, by_value=fields.String(), load_default=None)
+    severity = fields.Enum(Severity, by_value=fields.String(), load_default=None)
+    incident_type = fields.Enum(IncidentType, by_value=fields.String(), load_default=None)
+    hostname = fields.String(load_default=None)
+    recipe = fields.String(load_default=None)
+    classification = fields.Enum(Triage, by_value=fields.String(), load_default=None)
+    q = fields.String(load_default=None, validate=validate.Length(max=200))
+    since = Rfc3339(load_default=None)
+
+
+class DeliveryQuery(PageQuery):
+    """Filters of the delivery list."""
+
+    accepted = fields.Boolean(load_default=None)
+    reason = fields.String(load_default=None)
+
+
+class FeedbackBody(Schema):
+    """A person's answer."""
+
+    answer = fields.String(required=True, validate=validate.OneOf(["confirm", "correct", "none"]))
+    recipe = fields.String(load_default=None, validate=validate.Length(1, 100))
+
+
+class Candidate(Schema):
+    """A recipe that came close."""
+
+    recipe = fields.String()
+    confidence = fields.Float()
+
+
+class Citation(Schema):
+    """A place in the evidence (JSON pointer) and what it holds."""
+
+    pointer = fields.String()
+    value = fields.Raw(allow_none=True)
+
+
+class VerdictJson(Schema):
+    """What the classifier, or a person, says."""
+
+    recipe = fields.String(allow_none=True)
+    tier = fields.String(validate=validate.OneOf(["rule", "reuse", "model", "lexical", "person"]))
+    confidence = fields.Float()
+    provisional = fields.Boolean()
+    runners_up = fields.List(fields.Nested(Candidate))
+    citations = fields.List(fields.Nested(Citation))
+    summary = fields.String()
+    model = fields.String(allow_none=True)
+    tokens = fields.Integer()
+    latency_ms = fields.Integer()
+    created_at = fields.String()
+
+
+class IncidentSummary(Schema):
+    """An incident without its evidence."""
+
+    id = fields.String()
+    status = fields.String()
+    hostname = fields.String()
+    incident_type = fields.String()
+    severity = fields.String()
+    source = fields.String()
+    dedup_key = fields.String(allow_none=True)
+    occurrences = fields.Integer()
+    first_seen = fields.String()
+    last_seen = fields.String()
+    resolved_at = fields.String(allow_none=True)
+    previous_incident_id = fields.String(allow_none=True)
+    still_firing = fields.Boolean()
+    flapping = fields.Boolean()
+    classification = fields.String()
+    verdict = fields.Nested(VerdictJson, allow_none=True)
+
+
+class IncidentDetail(IncidentSummary):
+    """An incident with everything known about it."""
+
+    evidence = fields.Dict()
+    timeline = fields.List(fields.Dict())
+    alerts = fields.List(fields.Dict())
+    verdicts = fields.List(fields.Nested(VerdictJson))
+
+
+class IncidentPage(Schema):
+    """A page of incidents."""
+
+    items = fields.List(fields.Nested(IncidentSummary))
+    next_cursor = fields.String(allow_none=True)
+
+
+class DeliverySummary(Schema):
+    """One HTTP body that was received; `status_code`, `reason` and `message` are what its sender was told."""
+
+    id = fields.String()
+    adapter = fields.String()
+    source = fields.String()
+    received_at = fields.String()
+    accepted = fields.Boolean()
+    status_code = fields.Integer()
+    reason = fields.String(allow_none=True)
+    message = fields.String(allow_none=True)
+    remote_addr = fields.String()
+    request_id = fields.String()
+    headers = fields.Dict()
+    body_bytes = fields.Integer()
+
+
+class DeliveryDetail(DeliverySummary):
+    """A delivery with its body (of a refused one at most the first 64 KiB) and the outcomes of its alerts."""
+
+    body = fields.String()
+    alerts = fields.List(fields.Dict())
+
+
+class DeliveryPage(Schema):
+    """A page of deliveries."""
+
+    items = fields.List(fields.Nested(DeliverySummary))
+    next_cursor = fields.String(allow_none=True)
+
+
+class RecipeSummary(Schema):
+    """A recipe without its steps."""
+
+    slug = fields.String()
+    title = fields.String()
+    when = fields.String()
+    applies_to = fields.List(fields.String())
+    match = fields.Dict(allow_none=True)
+    risk = fields.String()
+    tags = fields.List(fields.String())
+    enabled = fields.Boolean()
+    updated_at = fields.String()
+
+
+class RecipeDetail(RecipeSummary):
+    """A recipe with its steps (Markdown)."""
+
+    steps = fields.String()
+
+
+class RecipePage(Schema):
+    """A page of recipes."""
+
+    items = fields.List(fields.Nested(RecipeSummary))
+    next_cursor = fields.String(allow_none=True)
+
+
+# ---------------------------------------------------------------- who may
+
+
+def needs(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The view runs for a bearer token of at least this role; `g.tenant` and `g.actor` say whose."""
+
+    def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(view)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            _authenticate(role)
+            return view(*args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def _authenticate(role: Role) -> None:
+    if request.method == "GET":
+        # On SQLite a transaction takes the write lock unless it says that it only reads.
+        db.session.connection(execution_options={"sqlite_readonly": True})
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    found = tenants.find_token(db.session(), value.strip()) if scheme.lower() == "bearer" else None
+    if found is None:
+        raise Unauthorized("The API token is missing or wrong.")
+    token, tenant = found
+    if not token.role.may(role):
+        raise Forbidden(f"This needs a token with the role {role} or more.")
+    services().tally.token_used(token.id)
+    g.tenant = tenant
+    g.actor = f"token {token.name or token.id}"
+    if request.method != "GET":
+        g.tenant_id = tenant.id
+        db.session.rollback()  # the action opens a transaction of its own
+
+
+def _id(text: str) -> uuid.UUID:
+    found = parse_id(text)
+    if found is None:
+        raise NotFound()
+    return found
+
+
+def _cursor(text: str | None) -> uuid.UUID | None:
+    if text is None:
+        return None
+    found = parse_id(text)
+    if found is None:
+        raise Invalid(fields={"cursor": ["Not a cursor of ours."]})
+    return found
+
+
+def _paged(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """One more than `limit` was read, to know whether there is a next page."""
+    more = len(items) > limit
+    return {"items": items[:limit], "next_cursor": items[limit - 1]["id"] if more else None}
+
+
+# ---------------------------------------------------------------- incidents
+
+
+@blueprint.get("/incidents")
+@needs(Role.VIEWER)
+@blueprint.arguments(IncidentQuery, location="query")
+@blueprint.response(200, IncidentPage)
+def list_incidents(query: dict[str, Any]) -> dict[str, Any]:
+    """Incidents, newest first."""
+    limit, before = query.pop("limit"), _cursor(query.pop("cursor"))
+    return _paged(incidents.page(db.session(), g.tenant.id, Filters(**query), before, limit + 1), limit)
+
+
+@blueprint.get("/incidents/<incident_id>")
+@needs(Role.VIEWER)
+@blueprint.response(200, IncidentDetail)
+def get_incident(incident_id: str) -> dict[str, Any]:
+    """One incident with its evidence, timeline, alerts and verdicts."""
+    return _shown(incident_id)
+
+
+def _shown(incident_id: str) -> dict[str, Any]:
+    return incidents.detail(db.session(), g.tenant.id, _id(incident_id))
+
+
+@blueprint.post("/incidents/<incident_id>/acknowledge")
+@needs(Role.RESPONDER)
+@blueprint.response(200, IncidentDetail)
+def acknowledge_incident(incident_id: str) -> dict[str, Any]:
+    """Say that somebody looks at it."""
+    incidents.acknowledge(db.engine, g.tenant_id, _id(incident_id), g.actor)
+    return _shown(incident_id)
+
+
+@blueprint.post("/incidents/<incident_id>/resolve")
+@needs(Role.RESPONDER)
+@blueprint.response(200, IncidentDetail)
+def resolve_incident(incident_id: str) -> dict[str, Any]:
+    """Say that it is over; if it still burns, its next alert opens a new incident."""
+    incidents.resolve(db.engine, g.tenant_id, _id(incident_id), g.actor)
+    return _shown(incident_id)
+
+
+@blueprint.post("/incidents/<incident_id>/reclassify")
+@needs(Role.RESPONDER)
+@blueprint.response(200, IncidentDetail)
+def reclassify_incident(incident_id: str) -> dict[str, Any]:
+    """Ask for a fresh verdict."""
+    incidents.reclassify(db.engine, g.tenant_id, _id(incident_id), g.actor)
+    services().waker.wake()
+    return _shown(incident_id)
+
+
+@blueprint.post("/incidents/<incident_id>/feedback")
+@needs(Role.RESPONDER)
+@blueprint.arguments(FeedbackBody)
+@blueprint.response(200, IncidentDetail)
+def give_feedback(body: dict[str, Any], incident_id: str) -> dict[str, Any]:
+    """Confirm the verdict, correct it, or say that no recipe fits."""
+    incidents.feedback(db.engine, g.tenant_id, _id(incident_id), body["answer"], body["recipe"], g.actor)
+    return _shown(incident_id)
+
+
+# ---------------------------------------------------------------- deliveries
+
+
+@blueprint.get("/deliveries")
+@needs(Role.VIEWER)
+@blueprint.arguments(DeliveryQuery, location="query")
+@blueprint.response(200, DeliveryPage)
+def list_deliveries(query: dict[str, Any]) -> dict[str, Any]:
+    """What was received, accepted or refused, newest first; without the bodies."""
+    columns = [column for column in table(Delivery).c if column.name != "body"]
+    statement = (
+        select(*columns, Source.name.label("source_name"))
+        .outerjoin(Source, Source.id == Delivery.source_id)
+        .where(Delivery.tenant_id == g.tenant.id)
+    )
+    if query["accepted"] is not None:
+        statement = statement.where(Delivery.accepted.is_(query["accepted"]))
+    if query["reason"] is not None:
+        statement = statement.where(Delivery.reason == query["reason"])
+    before = _cursor(query["cursor"])
+    if before:
+        statement = statement.where(Delivery.id < before)
+    rows = db.session.execute(statement.order_by(Delivery.id.desc()).limit(query["limit"] + 1)).mappings()
+    return _paged([_delivery_json(row) for row in rows], query["limit"])
+
+
+@blueprint.get("/deliveries/<delivery_id>")
+@needs(Role.VIEWER)
+@blueprint.response(200, DeliveryDetail)
+def get_delivery(delivery_id: str) -> dict[str, Any]:
+    """One delivery with its body as it was received, and what became of its alerts."""
+    statement = (
+        select(*table(Delivery).c, Source.name.label("source_name"))
+        .outerjoin(Source, Source.id == Delivery.source_id)
+        .where(Delivery.tenant_id == g.tenant.id, Delivery.id == _id(delivery_id))
+    )
+    row = db.session.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound()
+    alerts = db.session.scalars(
+        select(AlertRecord).where(AlertRecord.delivery_id == row["id"]).order_by(AlertRecord.position)
+    )
+    return _delivery_json(row) | {
+        "body": row["body"].decode("utf-8", "replace"),
+        "alerts": [
+            {
+                "outcome": alert.outcome,
+                "incident_id": str(alert.incident_id) if alert.incident_id else None,
+                "reason": alert.reason,
+            }
+            for alert in alerts
+        ],
+    }
+
+
+def _delivery_json(row: Any) -> dict[str, Any]:
+    return {
+        "id": str(row["id"]),
+        "adapter": row["adapter"],
+        "source": row["source_name"] or incidents.CANONICAL,
+        "received_at": stamp(row["received_at"]),
+        "accepted": row["accepted"],
+        "status_code": row["status_code"],
+        "reason": row["reason"],
+        "message": row["message"],
+        "remote_addr": row["remote_addr"],
+        "request_id": row["request_id"],
+        "headers": {name: value for name, value in row["headers"].items() if name not in HIDDEN_HEADERS},
+        "body_bytes": row["body_bytes"],
+    }
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@blueprint.get("/recipes")
+@needs(Role.VIEWER)
+@blueprint.arguments(PageQuery, location="query")
+@blueprint.response(200, RecipePage)
+def list_recipes(query: dict[str, Any]) -> dict[str, Any]:
+    """The tenant's recipes, newest first; without their steps."""
+    statement = select(Recipe).where(Recipe.tenant_id == g.tenant.id)
+    if query["cursor"] is not None:
+        if not query["cursor"].isascii() or not query["cursor"].isdigit() or len(query["cursor"]) > 18:
+            raise Invalid(fields={"cursor": ["Not a cursor of ours."]})
+        statement = statement.where(Recipe.id < int(query["cursor"]))
+    found = db.session.scalars(statement.order_by(Recipe.id.desc()).limit(query["limit"] + 1)).all()
+    more = len(found) > query["limit"]
+    items = [_recipe_json(recipe) for recipe in found[: query["limit"]]]
+    return {"items": items, "next_cursor": str(found[query["limit"] - 1].id) if more else None}
+
+
+@blueprint.get("/recipes/<slug>")
+@needs(Role.VIEWER)
+@blueprint.response(200, RecipeDetail)
+def get_recipe(slug: str) -> dict[str, Any]:
+    """One recipe with its steps."""
+    recipe = db.session.scalar(select(Recipe).where(Recipe.tenant_id == g.tenant.id, Recipe.slug == slug))
+    if recipe is None:
+        raise NotFound()
+    return _recipe_json(recipe) | {"steps": recipe.steps}
+
+
+def _recipe_json(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "slug": recipe.slug,
+        "title": recipe.title,
+        "when": recipe.when,
+        "applies_to": recipe.applies_to,
+        "match": recipe.match,
+        "risk": recipe.risk,
+        "tags": recipe.tags,
+        "enabled": recipe.enabled,
+        "updated_at": stamp(recipe.updated_at),
+    }

@@ -1,0 +1,378 @@
+"""The cascade of DESIGN 4 against the database: claim a batch, find each incident its verdict, store it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from rq.timeouts import BaseTimeoutException
+from sqlalchemy import Engine, insert, or_, select
+
+from openremedy import claims
+from openremedy.claims import Claim
+from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estimate_tokens
+from openremedy.classifier import rules as rule_tier
+from openremedy.classifier.cause import cause_of
+from openremedy.classifier.injection import suspicion
+from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index, lexical_answer
+from openremedy.classifier.prompt import PROMPT_VERSION, messages
+from openremedy.classifier.shapes import Answer, Candidate, Citation, Recipe, Subject
+from openremedy.classifier.verdict import recheck
+from openremedy.ids import new_id
+from openremedy.incidents import subject_of
+from openremedy.models import Recipe as RecipeRow
+from openremedy.models import Tenant, TimelineEntry, Triage, Verdict, now, table
+
+log = structlog.get_logger()
+
+BATCH = 64
+RUN_SECONDS = 20  # a job looks for more work no longer than this; then it queues the next one
+LEASE_MARGIN = 45  # seconds on top of the model's deadline
+REUSE_HOURS = 24
+SHORTLIST = 12
+RUNNERS_UP = 3
+MODEL_ATTEMPTS = 3  # answers nobody can use, until the lexical verdict is left alone
+ACTOR = "classifier"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The enabled recipes of a tenant at one version, and their index."""
+
+    version: int
+    model_allowed: bool
+    recipes: tuple[Recipe, ...]
+    index: Index
+
+    def shortlist(self, subject: Subject) -> list[Recipe]:
+        """The recipes a model may choose from, best first."""
+        by_slug = {recipe.slug: recipe for recipe in self.recipes}
+        return [by_slug[candidate.recipe] for candidate in self.index.rank(subject, SHORTLIST)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One claimed incident with everything the tiers look at."""
+
+    claim: Claim
+    subject: Subject
+    cause: str
+    catalogue: Catalogue
+
+    @property
+    def tenant_id(self) -> int:
+        return int(self.claim.incident["tenant_id"])
+
+
+@dataclass(frozen=True)
+class Found:
+    """An answer and how it is kept. `redo_at`: when a provisional one may be tried again."""
+
+    answer: Answer
+    reusable: bool = False
+    provisional: bool = False
+    redo_at: datetime | None = None
+    bad_answer: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The settings the cascade needs."""
+
+    llm_timeout: int
+    llm_concurrency: int
+    llm_daily_tokens: int
+    model_name: str
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.llm_timeout + LEASE_MARGIN)
+
+
+class Classifier:
+    """One per worker process; `model` is None when no model is configured."""
+
+    def __init__(self, engine: Engine, limits: Limits, model: Model | None) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._model = model
+        self._catalogues: dict[int, Catalogue] = {}
+
+    async def run(self) -> bool:
+        """Classify until nothing is pending (False) or the time of a job is over (True: there is more)."""
+        end = time.monotonic() + RUN_SECONDS
+        while claimed := claims.claim(self._engine, BATCH, self._limits.lease):
+            await self.classify(claimed)
+            if time.monotonic() > end:
+                return True
+        return False
+
+    async def classify(self, claimed: Sequence[Claim]) -> None:
+        """Give each claimed incident its verdict, or put it back."""
+        slots = asyncio.Semaphore(self._limits.llm_concurrency)
+        async with asyncio.TaskGroup() as group:
+            for claim in claimed:
+                group.create_task(self._one(claim, slots))
+
+    async def _one(self, claim: Claim, slots: asyncio.Semaphore) -> None:
+        """The outermost edge of one incident: what breaks here is recorded on it and must not stop the others."""
+        try:
+            case = self._case(claim)
+            found = self._without_model(case)
+            if found:
+                self._store(case, found)
+            else:
+                await self._with_model(case, slots)
+        except BaseTimeoutException:  # the job's time is over: the lease gives the incident to the next one
+            raise
+        except Exception as error:
+            log.exception("classify.failed", incident=str(claim.incident["id"]))
+            claims.fail(self._engine, claim, type(error).__name__)
+
+    # ------------------------------------------------------------ what is looked at
+
+    def _case(self, claim: Claim) -> Case:
+        subject = subject_of(claim.incident)
+        return Case(claim, subject, cause_of(subject), self._catalogue(claim.incident["tenant_id"]))
+
+    def _catalogue(self, tenant_id: int) -> Catalogue:
+        with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
+            of_tenant = select(Tenant.catalogue_version, Tenant.model_allowed).where(Tenant.id == tenant_id)
+            version, allowed = connection.execute(of_tenant).one()
+            known = self._catalogues.get(tenant_id)
+            if known and known.version == version:
+                return known if known.model_allowed == allowed else replace(known, model_allowed=allowed)
+            rows = connection.execute(
+                select(table(RecipeRow)).where(RecipeRow.tenant_id == tenant_id, RecipeRow.enabled)
+            ).mappings()
+            recipes = tuple(_recipe(row) for row in rows)
+        self._catalogues[tenant_id] = Catalogue(version, allowed, recipes, Index(recipes))
+        return self._catalogues[tenant_id]
+
+    # ------------------------------------------------------------ tiers 1 and 2
+
+    def _without_model(self, case: Case) -> Found | None:
+        ruled = rule_tier.match(case.subject, case.catalogue.recipes)
+        if ruled:
+            return Found(ruled)
+        return None if case.claim.incident["fresh"] else self._reuse(case)
+
+    def _reuse(self, case: Case) -> Found | None:
+        """The newest verdict of a model or a person about the same cause, its citations held against this evidence.
+
+        A verdict of the rule tier is not taken over: its conditions were tried on this incident and did not hold.
+        """
+        same_model = (Verdict.prompt_version == PROMPT_VERSION) & (Verdict.model_version == self._limits.model_name)
+        statement = (
+            select(table(Verdict))
+            .where(
+                Verdict.tenant_id == case.tenant_id,
+                Verdict.cause == case.cause,
+                Verdict.reusable,
+                Verdict.catalogue_version == case.catalogue.version,
+                Verdict.created_at > now() - timedelta(hours=REUSE_HOURS),
+                or_(Verdict.tier == "person", same_model),
+            )
+            .order_by(Verdict.id.desc())
+            .limit(1)
+        )
+        with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
+            row = connection.execute(statement).mappings().first()
+        if row is None:
+            return None
+        held = recheck([Citation(one["pointer"], one["value"]) for one in row["citations"]], case.subject.evidence)
+        return None if held is None else Found(_taken_over(row, held))
+
+    # ------------------------------------------------------------ tier 4, with 5 behind it
+
+    async def _with_model(self, case: Case, slots: asyncio.Semaphore) -> None:
+        """Store the model's answer, or the lexical one where it cannot be had, or put the incident back to wait."""
+        shortlist = case.catalogue.shortlist(case.subject)
+        if self._model is None or not (case.catalogue.model_allowed and shortlist):
+            # Without a model at all the verdict may be redone once there is one; a tenant's refusal is final.
+            return self._store(case, self._lexical(case, provisional=self._model is None))
+        away = claims.away_until(self._engine)
+        if away:
+            return self._store(case, self._lexical(case, provisional=True, redo_at=away))
+        async with slots:
+            turn = claims.take_cause(self._engine, case.claim, case.cause, self._limits.lease)
+            if turn.mine:
+                return await self._my_turn(case, self._model, shortlist)
+        if turn.until is None:
+            redo_at = now() + claims.CAUSE_PAUSE
+            return self._store(case, self._lexical(case, provisional=True, redo_at=redo_at))
+        return claims.give_back(self._engine, case.claim, turn.until, case.cause)
+
+    async def _my_turn(self, case: Case, model: Model, shortlist: list[Recipe]) -> None:
+        """The verdict is stored before the turn ends, so that those who wait for it find it."""
+        failed = False
+        try:
+            # Somebody may have answered between the look for a verdict to take over and this turn.
+            found = None if case.claim.incident["fresh"] else self._reuse(case)
+            found = found or await self._ask(case, model, shortlist)
+            failed = found.bad_answer
+            self._store(case, found)
+        finally:
+            claims.leave_cause(self._engine, case.claim, case.cause, failed=failed)
+
+    async def _ask(self, case: Case, model: Model, shortlist: list[Recipe]) -> Found:
+        reserved = estimate_tokens(messages(case.subject, shortlist, "incident-" + "0" * 24))
+        limit = self._limits.llm_daily_tokens
+        if not claims.reserve_tokens(self._engine, case.tenant_id, reserved, limit):
+            return self._lexical(case, provisional=True, redo_at=claims.next_budget())
+        used = 0
+        try:
+            answer = await ask_model(case.subject, shortlist, model, self._limits.llm_timeout)
+            used = answer.tokens
+        except ModelAway as away:
+            used = away.tokens
+            until = claims.model_failed(self._engine, away.reason, away.retry_after)
+            log.warning("model.away", reason=away.reason, until=until.isoformat())
+            return self._lexical(case, provisional=True, redo_at=until)
+        except BadAnswer as bad:
+            used = bad.tokens
+            log.warning("model.bad_answer", incident=str(case.claim.incident["id"]), problem=bad.problem[:200])
+            return self._after_bad_answer(case)
+        finally:
+            claims.correct_tokens(self._engine, case.tenant_id, used - reserved)
+        claims.model_answered(self._engine)
+        runners_up = [one for one in self._ranked(case) if one.recipe != answer.recipe][:RUNNERS_UP]
+        return Found(replace(answer, runners_up=tuple(runners_up)), reusable=True)
+
+    def _after_bad_answer(self, case: Case) -> Found:
+        tried = case.claim.incident["model_attempts"] + 1
+        again = tried < MODEL_ATTEMPTS
+        redo_at = now() + claims.CAUSE_PAUSE * tried
+        return replace(self._lexical(case, provisional=again, redo_at=redo_at), bad_answer=True)
+
+    def _ranked(self, case: Case) -> tuple[Candidate, ...]:
+        return tuple(case.catalogue.index.rank(case.subject, SHORTLIST))
+
+    def _lexical(self, case: Case, *, provisional: bool, redo_at: datetime | None = None) -> Found:
+        started = time.perf_counter()
+        answer = lexical_answer(case.subject, case.catalogue.index.rank(case.subject, SHORTLIST))
+        took = round((time.perf_counter() - started) * 1000)
+        return Found(replace(answer, latency_ms=took), provisional=provisional, redo_at=redo_at)
+
+    # ------------------------------------------------------------ store
+
+    def _store(self, case: Case, found: Found) -> None:
+        """Write the verdict and the end of the claim; somebody else's incident (a person was faster) is left alone."""
+        reason = _why_human(case, found)
+        incident = case.claim.incident
+        verdict_id = new_id()
+        values = {
+            "triage": Triage.NEEDS_HUMAN if reason else Triage.DONE,
+            "cause": case.cause,
+            "provisional": found.provisional,
+            "retry_at": found.redo_at if found.provisional else None,
+            "model_attempts": incident["model_attempts"] + found.bad_answer,
+            "verdict_id": verdict_id,
+        }
+        kept = self._same_as_before(case, found)
+        if kept:
+            values["verdict_id"] = kept
+        with self._engine.begin() as connection:
+            if not claims.settle(connection, case.claim, values) or kept:
+                return
+            connection.execute(insert(table(Verdict)), self._row(case, found) | {"id": verdict_id})
+            connection.execute(insert(table(TimelineEntry)), _entries(incident, found, reason))
+        log.info(
+            "incident.classified",
+            incident=str(incident["id"]),
+            tier=found.answer.tier,
+            recipe=found.answer.recipe,
+            provisional=found.provisional,
+        )
+
+    def _same_as_before(self, case: Case, found: Found) -> Any:
+        """The id of the verdict in force when a redo found no more than it: then nothing new is written."""
+        if not (found.provisional and case.claim.incident["verdict_id"]):
+            return None
+        same = select(Verdict.id).where(
+            Verdict.id == case.claim.incident["verdict_id"],
+            Verdict.tier == found.answer.tier,
+            Verdict.provisional,
+            Verdict.recipe.is_not_distinct_from(found.answer.recipe),
+        )
+        with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
+            return connection.execute(same).scalar()
+
+    def _row(self, case: Case, found: Found) -> dict[str, Any]:
+        answer = found.answer
+        return {
+            "tenant_id": case.tenant_id,
+            "incident_id": case.claim.incident["id"],
+            "claim": case.claim.id,
+            "recipe": answer.recipe,
+            "tier": answer.tier,
+            "confidence": answer.confidence,
+            "provisional": found.provisional,
+            "reusable": found.reusable,
+            "cause": case.cause,
+            "catalogue_version": case.catalogue.version,
+            "prompt_version": PROMPT_VERSION,
+            "model_version": self._limits.model_name,
+            "runners_up": [{"recipe": one.recipe, "confidence": one.confidence} for one in answer.runners_up],
+            "citations": [{"pointer": one.pointer, "value": one.value} for one in answer.citations],
+            "summary": answer.summary,
+            "model": answer.model,
+            "tokens": answer.tokens,
+            "latency_ms": answer.latency_ms,
+            "actor": ACTOR,
+        }
+
+
+def _recipe(row: Any) -> Recipe:
+    return Recipe(
+        slug=row["slug"],
+        title=row["title"],
+        when=row["when_to_use"],
+        applies_to=tuple(row["applies_to"]),
+        match=row["match"] or {},
+        risk=row["risk"],
+        steps=row["steps"],
+        tags=tuple(row["tags"]),
+    )
+
+
+def _taken_over(row: Any, citations: tuple[Citation, ...]) -> Answer:
+    return Answer(
+        recipe=row["recipe"],
+        tier="reuse",
+        confidence=row["confidence"],
+        runners_up=tuple(Candidate(one["recipe"], one["confidence"]) for one in row["runners_up"]),
+        citations=citations,
+        summary=row["summary"],
+        model=row["model"],
+    )
+
+
+def _why_human(case: Case, found: Found) -> str | None:
+    """Why a person has to look, or None when the verdict stands by itself."""
+    suspicious = suspicion(case.subject)
+    if suspicious:
+        return f"suspicion of injection: {suspicious}"
+    if found.answer.recipe is None:
+        return "no recipe fits"
+    if found.answer.confidence < ANSWER_THRESHOLD:
+        return f"confidence {found.answer.confidence:.2f} is below {ANSWER_THRESHOLD}"
+    return None
+
+
+def _entries(incident: Any, found: Found, reason: str | None) -> list[dict[str, Any]]:
+    answer = found.answer
+    common = {"tenant_id": incident["tenant_id"], "incident_id": incident["id"], "at": now(), "actor": ACTOR}
+    said = {
+        "tier": answer.tier,
+        "recipe": answer.recipe,
+        "confidence": answer.confidence,
+        "provisional": found.provisional,
+    }
+    entries = [common | {"kind": "classified", "detail": said}]
+    if reason:
+        entries.append(common | {"kind": "needs_human", "detail": {"reason": reason}})
+    return entries

@@ -1,0 +1,138 @@
+"""Secrets out of evidence before it leaves the house: `mask()` replaces each with "[masked:kind]".
+
+Every pattern starts at a fixed word or at the edge of a run and uses possessive or bounded
+repeats, so that the time grows with the length of the text and not faster.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Words that make the whole value of a key a secret. Longest first: the first found names the kind.
+_KEY_KINDS = (
+    ("privatekey", "private_key"), ("accesskey", "access_key"), ("secretkey", "secret"), ("apikey", "api_key"),
+    ("signingkey", "signing_key"), ("encryptionkey", "encryption_key"), ("sshkey", "private_key"),
+    ("passphrase", "password"), ("password", "password"), ("passwd", "password"), ("kennwort", "password"),
+    ("authorization", "authorization"), ("credential", "credential"), ("secret", "secret"),
+    ("token", "token"), ("cookie", "cookie"), ("sessionid", "session"), ("bearer", "token"),
+    ("connectionstring", "connection_string"),
+)  # fmt: skip
+_KEY_WORDS = {"pwd": "password", "pass": "password", "jwt": "jwt", "dsn": "connection_string", "creds": "credential"}
+_SECRET_WORD_AT_END = re.compile(r"(?:key|phrase|word|wd|authorization|credentials?|secrets?|token|cookie|id|pass)$")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_NOT_ALNUM = re.compile(r"[^a-z0-9]+")
+_DONE = re.compile(r"\[masked:[a-z_]{1,30}\]")
+
+_RUN = r"(?<![A-Za-z0-9_-])"
+_NAMED = (
+    r"(?:password|passwd|passphrase|pwd|client[_-]?secret|secret[_-]?access[_-]?key|secret[_-]?key|secret|"
+    r"(?:access|auth|refresh|id|session|bearer|api)?[_-]?token|api[_-]?key|x[_-]api[_-]key|private[_-]?key|"
+    r"access[_-]?key(?:[_-]?id)?|account[_-]?key|credentials?|(?:x[_-]amz[_-])?signature|sig|sessionid)"
+)
+_SEPARATOR = r"[\\\"']{0,3}\s{0,5}(?:=>|[:=])\s{0,5}"
+_VALUE = r"(?:\\?\"[^\"\\]{1,4096}+\\?\"?|'[^']{1,4096}+'?|[^\s,;&\"'\\<>()\[\]{}]{1,4096}+)"
+_BASIC = re.compile(r"(?i)(?<![a-z0-9])(basic\s{1,5})([A-Za-z0-9+/]{4,1024}+={0,2})")
+_ASSIGNED = re.compile(rf"(?i)({_NAMED})({_SEPARATOR})(?!\[masked:){_VALUE}")
+_OPTION = re.compile(rf"(?i)(--?{_NAMED})(\s{{1,5}})(?!\[masked:|-|is\b|was\b)[^\s\"']{{1,1024}}+")
+
+_SIMPLE: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("private_key", re.compile(
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[^-]++|-(?!----END))*+(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----)?")),
+    ("jwt", re.compile(_RUN + r"eyJ[A-Za-z0-9_-]{5,}+\.[A-Za-z0-9_-]{5,}+(?:\.[A-Za-z0-9_-]*+)?")),
+    ("aws_key", re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])")),
+    ("github_token", re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}+|github_pat_[A-Za-z0-9_]{16,}+)")),
+    ("gitlab_token", re.compile(_RUN + r"gl(?:pat|dt|rt|ptt|cbt)-[A-Za-z0-9_-]{16,}+")),
+    ("slack_token", re.compile(_RUN + r"(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{8,}+")),
+    ("slack_webhook", re.compile(r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]{8,256}+")),
+    ("stripe_key", re.compile(r"(?<![A-Za-z0-9])(?:[rsp]k_(?:live|test)|whsec)_[A-Za-z0-9]{8,}+")),
+    ("openai_key", re.compile(_RUN + r"sk-[A-Za-z0-9_-]{16,}+")),
+    ("google_key", re.compile(_RUN + r"AIza[A-Za-z0-9_-]{30,}+")),
+    ("npm_token", re.compile(r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{20,}+")),
+    ("vault_token", re.compile(_RUN + r"hv[sbr]\.[A-Za-z0-9_-]{16,}+")),
+    ("sendgrid_key", re.compile(_RUN + r"SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+")),
+    ("openremedy_secret", re.compile(r"(?<![A-Za-z0-9])or(?:wh|t|s)_[A-Za-z0-9_-]{8,}+")),
+)  # fmt: skip
+
+_HEADER = re.compile(
+    r"(?i)((?:proxy-)?authorization[\\\"']{0,3}\s{0,5}[:=]\s{0,5}[\\\"']{0,2})"
+    r"(?!\[masked:)(?:[a-z][a-z0-9_-]{2,20}\s{1,5}(?=\S))?[^\s\"'\\,;]{1,4096}+"
+)
+_BEARER = re.compile(
+    r"(?i)(?<![a-z0-9])(bearer\s{1,5})(?!(?:tokens?|auth\w{0,12}|realm|error|header|scheme|is|was|not)\b)"
+    r"[A-Za-z0-9._~+/=-]{5,}+"
+)
+_URL = re.compile(r"(?i)((?<![a-z0-9+.-])[a-z][a-z0-9+.-]{1,30}+://)[^\s/@:\"'<>]{0,128}+:[^\s@\"'<>/]{1,256}+@")
+_URL_SLASH = re.compile(r"(?i)(://)[^\s/@:\"'<>]{1,64}+:(?![0-9]{1,5}/)[^\s@\"'<>]{1,128}+@(?=[a-z0-9])")
+
+
+def mask(value: Any) -> Any:
+    """The same JSON value with secrets replaced, in keys as well as in values. Never changes its argument."""
+    if isinstance(value, Mapping):
+        return _mask_mapping(value)
+    if isinstance(value, list | tuple):
+        return [mask(item) for item in value]
+    return mask_text(value) if isinstance(value, str) else value
+
+
+def _mask_mapping(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    masked: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = mask_text(str(key))
+        # Two secrets as keys would fall into one; neither value may get lost.
+        while name in masked:
+            name += "'"
+        masked[name] = _mask_under(str(key), value)
+    return masked
+
+
+def _mask_under(key: str, value: Any) -> Any:
+    kind = _kind_of_key(key)
+    if kind is None or value is None or isinstance(value, bool) or value in ("", [], {}):
+        return mask(value)
+    # `token_count: 5` and `password_age_days: 90` are measurements, `password: 1234` is not.
+    if isinstance(value, int | float) and not _SECRET_WORD_AT_END.search(_squeeze(key)):
+        return value
+    if isinstance(value, str) and _DONE.fullmatch(value):
+        return value
+    return f"[masked:{kind}]"
+
+
+def _kind_of_key(key: str) -> str | None:
+    words = _NOT_ALNUM.split(_CAMEL.sub("_", key[:200]).lower())
+    for word in words:
+        if word in _KEY_WORDS:
+            return _KEY_WORDS[word]
+    squeezed = "".join(words)
+    return next((kind for part, kind in _KEY_KINDS if part in squeezed), None)
+
+
+def _squeeze(key: str) -> str:
+    return _NOT_ALNUM.sub("", key[:200].lower())
+
+
+def mask_text(text: str) -> str:
+    for kind, pattern in _SIMPLE:
+        text = pattern.sub(f"[masked:{kind}]", text)
+    text = _HEADER.sub(r"\1[masked:authorization]", text)
+    text = _BEARER.sub(r"\1[masked:token]", text)
+    text = _BASIC.sub(_mask_basic, text)
+    text = _URL.sub(r"\1[masked:credential]@", text)
+    text = _URL_SLASH.sub(r"\1[masked:credential]@", text)
+    text = _ASSIGNED.sub(_mask_assigned, text)
+    return _OPTION.sub(_mask_assigned, text)
+
+
+def _mask_assigned(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}[masked:{_kind_of_key(found[1]) or 'secret'}]"
+
+
+def _mask_basic(found: re.Match[str]) -> str:
+    """Basic credentials are base64 of user:password; "basic monitoring" is not."""
+    try:
+        clear = base64.b64decode(found[2] + "=" * (-len(found[2]) % 4))
+    except (binascii.Error, ValueError):
+        return found[0]
+    return f"{found[1]}[masked:basic]" if b":" in clear else found[0]

@@ -1,0 +1,314 @@
+"""The command line: `flask …` from the repository root. With `--json` only the answer goes to standard output."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from flask import Flask
+from flask.cli import AppGroup, with_appcontext
+
+from openremedy import doctor as doctor_checks
+from openremedy import evaluation, maintenance, tenants
+from openremedy.errors import Problem
+from openremedy.extensions import db
+from openremedy.incidents import stamp
+from openremedy.models import Role
+from openremedy.recipes import RecipeFileError, dump, parse
+from openremedy.services import services
+
+SWEEP_SECONDS = 30
+ROLES = click.Choice([str(role) for role in Role])
+
+
+def register(app: Flask) -> None:
+    """Give the application its commands."""
+    for command in (tenant, source, user, token, recipe, classify):
+        app.cli.add_command(command)
+    for single in (worker, scheduler, sweep, prune, doctor):
+        app.cli.add_command(single)
+
+
+def answering(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`: the command returns (answer, text) and this prints the one that was asked for.
+
+    What a person is told besides goes to standard error. A Problem becomes one line and exit code 1.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+    @wraps(command)
+    def run(as_json: bool, **arguments: Any) -> None:
+        try:
+            answer, text = command(**arguments)
+        except Problem as problem:
+            raise click.ClickException(_one_line(problem)) from problem
+        click.echo(json.dumps(answer) if as_json else text)
+
+    return run
+
+
+def _one_line(problem: Problem) -> str:
+    details = "; ".join(f"{name}: {' '.join(map(str, found))}" for name, found in (problem.fields or {}).items())
+    return f"{problem.message} {details}".strip()
+
+
+def _value(given: str | None) -> str | None:
+    """An option's value; `-` reads it from standard input, so that it stays out of the process list."""
+    return sys.stdin.readline().rstrip("\r\n") if given == "-" else given
+
+
+# ---------------------------------------------------------------- tenants
+
+tenant = AppGroup("tenant", help="Tenants and their webhook secrets.")
+
+
+@tenant.command("create")
+@click.argument("slug")
+@click.option("--name", default="", help="The name people see; the slug when left out.")
+@click.option("--secret", help="A webhook secret of your own (- reads it from standard input); made when left out.")
+@answering
+def tenant_create(slug: str, name: str, secret: str | None) -> tuple[dict[str, Any], str]:
+    """Create a tenant and print its webhook secret."""
+    value = tenants.create_tenant(db.session(), services().vault, slug, name, _value(secret))
+    text = f"Tenant {slug} created. Its webhook secret (keep it, it is not shown again here):\n{value}"
+    return {"slug": slug, "webhook_secret": value}, text
+
+
+@tenant.command("rotate-secret")
+@click.argument("slug")
+@click.option("--grace", type=click.FloatRange(0, 24 * 365), default=24, help="Hours the previous secrets live on.")
+@answering
+def tenant_rotate_secret(slug: str, grace: float) -> tuple[dict[str, Any], str]:
+    """Give a tenant a new webhook secret; the previous one works during the grace time (0 ends it now)."""
+    value, until = tenants.rotate_secret(db.session(), services().vault, slug, timedelta(hours=grace))
+    answer = {"slug": slug, "webhook_secret": value, "previous_valid_until": stamp(until)}
+    return answer, f"New webhook secret of {slug}:\n{value}\nThe previous one is valid until {stamp(until)}."
+
+
+# ---------------------------------------------------------------- sources
+
+source = AppGroup("source", help="The monitoring tools that send to a tenant.")
+
+
+def _source_json(one: Any, slug: str) -> dict[str, Any]:
+    url = f"{services().settings.public_url}/api/v1/webhooks/{one.adapter}/{slug}"
+    return {"id": str(one.id), "adapter": one.adapter, "url": url}
+
+
+@source.command("add")
+@click.argument("tenant_slug", metavar="TENANT")
+@click.argument("adapter")
+@click.option("--name", default="", help="The name people see; the adapter's when left out.")
+@click.option("--signing-secret", help="The secret with which the tool itself signs (- reads it from standard input).")
+@answering
+def source_add(
+    tenant_slug: str, adapter: str, name: str, signing_secret: str | None
+) -> tuple[dict[str, Any], str]:
+    """Add a source and print its URL and its token, once."""
+    one, value = tenants.add_source(
+        db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret)
+    )
+    answer = _source_json(one, tenant_slug) | {"token": value}
+    return answer, f"Source {one.name} (id {one.id}) added.\nURL:   {answer['url']}\nToken: {value}"
+
+
+@source.command("list")
+@click.argument("tenant_slug", metavar="TENANT")
+@answering
+def source_list(tenant_slug: str) -> tuple[dict[str, Any], str]:
+    """List the sources of a tenant."""
+    items = [
+        _source_json(one, tenant_slug)
+        | {
+            "name": one.name,
+            "disabled": one.disabled_at is not None,
+            "last_seen": stamp(one.last_seen_at),
+            "created_at": stamp(one.created_at),
+        }
+        for one in tenants.list_sources(db.session(), tenant_slug)
+    ]
+    lines = [
+        f"{item['id']}  {item['adapter']}  {item['name']}  "
+        f"{'disabled' if item['disabled'] else 'last seen ' + (item['last_seen'] or 'never')}"
+        for item in items
+    ]
+    return {"items": items}, "\n".join(lines) or f"{tenant_slug} has no source: flask source add {tenant_slug} ADAPTER"
+
+
+@source.command("rotate")
+@click.argument("tenant_slug", metavar="TENANT")
+@click.argument("source_id", metavar="SOURCE")
+@click.option("--grace", type=click.FloatRange(0, 24 * 365), default=24, help="Hours the previous token lives on.")
+@answering
+def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[str, Any], str]:
+    """Give a source (its id or name) a new token; the previous one works during the grace time."""
+    one = tenants.find_source(db.session(), tenant_slug, source_id)
+    value, until = tenants.rotate_source(db.session(), one, timedelta(hours=grace))
+    answer = _source_json(one, tenant_slug) | {"token": value, "previous_valid_until": stamp(until)}
+    return answer, f"New token of {one.name}:\n{value}\nThe previous one is valid until {stamp(until)}."
+
+
+@source.command("disable")
+@click.argument("tenant_slug", metavar="TENANT")
+@click.argument("source_id", metavar="SOURCE")
+@answering
+def source_disable(tenant_slug: str, source_id: str) -> tuple[dict[str, Any], str]:
+    """Refuse whatever a source (its id or name) sends from now on."""
+    one = tenants.find_source(db.session(), tenant_slug, source_id)
+    tenants.disable_source(db.session(), one)
+    return _source_json(one, tenant_slug) | {"disabled": True}, f"Source {one.name} is disabled."
+
+
+# ---------------------------------------------------------------- people and programs
+
+user = AppGroup("user", help="People who sign in.")
+
+
+@user.command("create")
+@click.argument("email")
+@click.option("--superadmin", is_flag=True, help="May see and do everything in every tenant.")
+@click.option("--tenant", "slug", help="The tenant the user belongs to.")
+@click.option("--role", type=ROLES, help="What the user may do there; viewer when left out.")
+@answering
+def user_create(email: str, superadmin: bool, slug: str | None, role: str | None) -> tuple[dict[str, Any], str]:
+    """Create a user; the password comes from a prompt or from standard input."""
+    if superadmin == bool(slug):
+        raise click.UsageError("Say either --superadmin or --tenant SLUG.")
+    if superadmin and role:
+        raise click.UsageError("--role goes with --tenant; a superadmin may do everything.")
+    name = tenants.create_user(db.session(), email, _password(), slug, Role(role) if role else None)
+    return {"email": email.strip().lower(), "role": name}, f"User {email} created as {name}."
+
+
+def _password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+token = AppGroup("token", help="API tokens of a tenant.")
+
+
+@token.command("create")
+@click.argument("tenant_slug", metavar="TENANT")
+@click.option("--role", type=ROLES, default=str(Role.VIEWER), show_default=True)
+@click.option("--name", default="", help="What the token is for.")
+@answering
+def token_create(tenant_slug: str, role: str, name: str) -> tuple[dict[str, Any], str]:
+    """Create an API token and print it, once."""
+    value = tenants.create_token(db.session(), tenant_slug, Role(role), name)
+    return {"token": value}, f"API token of {tenant_slug}, role {role} (it is not shown again):\n{value}"
+
+
+# ---------------------------------------------------------------- recipes
+
+recipe = AppGroup("recipe", help="The recipes of a tenant.")
+
+
+@recipe.command("import")
+@click.argument("tenant_slug", metavar="TENANT")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@answering
+def recipe_import(tenant_slug: str, file: str) -> tuple[dict[str, Any], str]:
+    """Add or replace recipes from a YAML file (- reads standard input); all of it or nothing."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+        specs = parse(text)
+    except RecipeFileError as error:
+        raise click.ClickException("Nothing was imported.\n" + "\n".join(error.problems)) from error
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"Nothing was imported: {file} is not UTF-8 (byte {error.start}).") from error
+    added, changed = tenants.import_recipes(db.session(), tenant_slug, specs)
+    same = len(specs) - added - changed
+    answer = {"added": added, "changed": changed, "unchanged": same}
+    return answer, f"{added} recipes added, {changed} changed, {same} as they were."
+
+
+@recipe.command("export")
+@click.argument("tenant_slug", metavar="TENANT")
+@answering
+def recipe_export(tenant_slug: str) -> tuple[dict[str, Any], str]:
+    """Print the recipes of a tenant as YAML that import takes."""
+    specs = tenants.export_recipes(db.session(), tenant_slug)
+    text = dump(specs)
+    return {"count": len(specs), "yaml": text}, text.rstrip("\n")
+
+
+# ---------------------------------------------------------------- classification and upkeep
+
+classify = AppGroup("classify", help="The classifier.")
+
+
+@classify.command("eval")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--recipes", "recipes_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--variant", type=click.Choice(["named", "hidden"]), default="named", show_default=True)
+@answering
+def classify_eval(folder: Path, recipes_file: Path | None, variant: str) -> tuple[dict[str, Any], str]:
+    """Measure the lexical tier on a folder of alerts with the truth; no running service is needed."""
+    figures = evaluation.evaluate(folder, recipes_file or folder / "recipes.jsonl", variant)
+    return figures, "\n".join(f"{name:24} {value}" for name, value in figures.items())
+
+
+@click.command()
+@click.option("--burst", is_flag=True, help="End when the queue is empty.")
+@with_appcontext
+def worker(burst: bool) -> None:
+    """Classify incidents until stopped."""
+    from openremedy import workers  # the model client takes a second to import; only a worker pays for it
+
+    workers.run(services().settings, burst=burst)
+
+
+@click.command()
+@with_appcontext
+def scheduler() -> None:
+    """Sweep every 30 seconds, close what is stale, delete what is old; several may run."""
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    maintenance.run(services(), db.engine, stopped, SWEEP_SECONDS)
+
+
+@click.command()
+@with_appcontext
+@answering
+def sweep() -> tuple[dict[str, Any], str]:
+    """Find work that got lost, once; the scheduler does it every 30 seconds."""
+    found = maintenance.sweep(services(), db.engine)
+    return found, ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in found.items())
+
+
+@click.command()
+@with_appcontext
+@answering
+def prune() -> tuple[dict[str, Any], str]:
+    """Delete deliveries and closed incidents older than the retention time."""
+    found = maintenance.prune(db.engine, services().settings.retention_days)
+    return found, ", ".join(f"{name}: {count} deleted" for name, count in found.items())
+
+
+@click.command()
+@with_appcontext
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Check everything the service needs and say what to do; exit code 1 when something is broken."""
+    checks = doctor_checks.examine(services(), db.engine)
+    ok = all(check.status != "fail" for check in checks)
+    if as_json:
+        click.echo(json.dumps({"ok": ok, "checks": [check.as_json() for check in checks]}))
+    else:
+        click.echo("\n".join(check.line() for check in checks))
+    context.exit(0 if ok else 1)

@@ -1,0 +1,160 @@
+"""`flask doctor`: everything the service needs, looked at, with what to do about what is wrong."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx2
+from cryptography.fernet import InvalidToken
+from redis.exceptions import RedisError
+from rq import Worker
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from openremedy import health
+from openremedy.models import Incident, Triage, WebhookSecret, now
+from openremedy.queue import job_queue
+from openremedy.services import Services
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+CLOCK_SECONDS = 5
+OLD_SECONDS = 300
+MODEL_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; `advice` says what to do when it is not ok."""
+
+    name: str
+    status: str
+    detail: str
+    advice: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The check as a JSON object."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """The check as a line for people."""
+        advice = f"\n      -> {self.advice}" if self.advice else ""
+        return f"{self.status:4}  {self.name}: {self.detail}{advice}"
+
+
+def examine(services: Services, engine: Engine) -> list[Check]:
+    """Every check; one that needs the database or Redis is left out when they are away."""
+    checks = [_database(engine)]
+    if checks[0].status != FAIL:
+        checks += [_secrets(services, engine), _clock(engine), _oldest(engine)]
+    checks += _redis(services)
+    checks.append(_model(services))
+    return checks
+
+
+def _database(engine: Engine) -> Check:
+    found = health.database_check(engine)
+    if found == health.OK:
+        return Check("database", OK, f"{engine.dialect.name}, schema up to date")
+    if found == "unreachable":
+        return Check("database", FAIL, "unreachable", "Is it running, and does DATABASE_URL name it?")
+    return Check("database", FAIL, "the schema is behind this code", "Run: flask db upgrade")
+
+
+def _secrets(services: Services, engine: Engine) -> Check:
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        locked = list(connection.scalars(select(WebhookSecret.locked)))
+    unreadable = sum(not _opens(services, one) for one in locked)
+    if unreadable:
+        advice = "ENCRYPTION_KEYS must hold every key that secrets were encrypted with; add the missing one."
+        return Check("secrets", FAIL, f"{unreadable} of {len(locked)} webhook secrets cannot be decrypted", advice)
+    return Check("secrets", OK, f"{len(locked)} webhook secrets can be decrypted")
+
+
+def _opens(services: Services, locked: str) -> bool:
+    try:
+        services.vault.unlock(locked)
+    except InvalidToken:
+        return False
+    return True
+
+
+def _clock(engine: Engine) -> Check:
+    if engine.dialect.name == "sqlite":
+        return Check("clock", OK, "the database is on this machine")
+    with engine.connect() as connection:
+        theirs = connection.execute(select(func.clock_timestamp())).scalar_one()
+    seconds = abs((now() - theirs).total_seconds())
+    if seconds > CLOCK_SECONDS:
+        return Check("clock", WARN, f"{seconds:.0f} s off the database's", "Keep both machines on NTP.")
+    return Check("clock", OK, "agrees with the database's")
+
+
+def _oldest(engine: Engine) -> Check:
+    waiting = Incident.triage.in_((Triage.PENDING, Triage.CLASSIFYING))
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        count, since = connection.execute(
+            select(func.count(), func.min(Incident.triage_since)).where(waiting)
+        ).one()
+    if not count:
+        return Check("oldest pending", OK, "nothing waits to be classified")
+    age = (now() - since).total_seconds()
+    detail = f"{count} incidents wait, the oldest for {age:.0f} s"
+    if age > OLD_SECONDS:
+        return Check("oldest pending", WARN, detail, "Are a worker and the scheduler running? flask worker; flask sweep")
+    return Check("oldest pending", OK, detail)
+
+
+def _redis(services: Services) -> Iterator[Check]:
+    try:
+        services.redis.ping()
+    except RedisError as error:
+        advice = "Is it running, and does REDIS_URL name it? Alerts are stored meanwhile, verdicts wait."
+        yield Check("redis", FAIL, f"unreachable ({type(error).__name__})", advice)
+        return
+    yield Check("redis", OK, "reachable")
+    checks: tuple[Callable[[Services], Check], ...] = (_policy, _persistence, _workers)
+    for check in checks:
+        try:
+            yield check(services)
+        except RedisError as error:
+            yield Check(check.__name__.strip("_"), WARN, f"not to be told ({type(error).__name__})")
+
+
+def _policy(services: Services) -> Check:
+    policy = health.redis_info("memory", "maxmemory_policy")
+    if policy not in ("noeviction", ""):
+        advice = "Set maxmemory-policy noeviction: any other drops queued work silently when memory is full."
+        return Check("redis eviction", FAIL, policy, advice)
+    return Check("redis eviction", OK, policy or "the server does not tell")
+
+
+def _persistence(services: Services) -> Check:
+    if health.redis_info("persistence", "aof_enabled") == "1":
+        return Check("redis persistence", OK, "append-only file")
+    advice = "Set appendonly yes. Without it a restart of Redis delays verdicts until the next sweep."
+    return Check("redis persistence", WARN, "no append-only file", advice)
+
+
+def _workers(services: Services) -> Check:
+    count = Worker.count(queue=job_queue(services.redis))
+    if count:
+        return Check("workers", OK, f"{count} alive")
+    return Check("workers", FAIL, "none alive", "Start one: flask worker (make run starts one itself).")
+
+
+def _model(services: Services) -> Check:
+    settings = services.settings
+    if not settings.model_enabled:
+        return Check("model", OK, "none configured: verdicts come from rules and words")
+    url = f"{settings.model_host}/models"
+    headers = {"Authorization": f"Bearer {settings.openai_api_key or 'none'}"}
+    try:
+        answer: Any = httpx2.get(url, headers=headers, timeout=MODEL_SECONDS, trust_env=False)
+    except httpx2.HTTPError as error:
+        advice = "Is OPENAI_BASE_URL right? Verdicts are provisional until the model answers."
+        return Check("model", FAIL, f"{settings.model_host} cannot be reached ({type(error).__name__})", advice)
+    if answer.status_code in (401, 403):
+        return Check("model", FAIL, f"{settings.model_host} refuses the key", "Set OPENAI_API_KEY.")
+    if answer.status_code >= 500:
+        return Check("model", FAIL, f"{settings.model_host} answers {answer.status_code}", "Look at the model server.")
+    return Check("model", OK, f"evidence goes to {settings.model_host}")

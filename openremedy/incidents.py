@@ -1,0 +1,378 @@
+"""Incidents as people and programs read and change them: queries, their JSON, and the four actions."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, ColumnElement, Engine, String, and_, cast, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from openremedy import lifecycle, store
+from openremedy.classifier.cause import cause_of
+from openremedy.classifier.shapes import Subject
+from openremedy.errors import Conflict, Invalid, NotFound
+from openremedy.lifecycle import Track
+from openremedy.models import (
+    AlertRecord,
+    Feedback,
+    Incident,
+    Recipe,
+    Source,
+    Tenant,
+    TimelineEntry,
+    Triage,
+    Verdict,
+    now,
+    table,
+)
+
+CANONICAL = "canonical"
+DETAIL_LIMIT = 500  # newest alerts and timeline entries shown of one incident
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a list is narrowed to; None = everything."""
+
+    status: str | None = None
+    severity: str | None = None
+    incident_type: str | None = None
+    hostname: str | None = None
+    recipe: str | None = None
+    classification: str | None = None
+    q: str | None = None
+    since: datetime | None = None
+
+
+# ---------------------------------------------------------------- read
+
+
+def page(session: Session, tenant_id: int, filters: Filters, before: uuid.UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Up to `limit` incidents of the tenant, newest first, older than `before`; without their evidence."""
+    columns = [column for column in table(Incident).c if column.name != "evidence"]
+    statement = (
+        select(*columns, Source.name.label("source_name"))
+        .outerjoin(Source, Source.id == Incident.source_id)
+        .where(Incident.tenant_id == tenant_id, *_conditions(filters))
+        .order_by(Incident.id.desc())
+        .limit(limit)
+    )
+    if before:
+        statement = statement.where(Incident.id < before)
+    rows = session.execute(statement).mappings().all()
+    verdicts = _verdicts(session, [row["verdict_id"] for row in rows if row["verdict_id"]])
+    return [as_json(row, verdicts.get(row["verdict_id"])) for row in rows]
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    exact = {
+        Incident.status: filters.status,
+        Incident.severity: filters.severity,
+        Incident.incident_type: filters.incident_type,
+        Incident.triage: filters.classification,
+    }
+    conditions: list[ColumnElement[bool]] = [column == value for column, value in exact.items() if value is not None]
+    if filters.hostname is not None:
+        conditions.append(func.lower(Incident.hostname) == filters.hostname.lower())
+    if filters.since is not None:
+        conditions.append(Incident.last_seen >= filters.since)
+    if filters.recipe is not None:
+        of_recipe = select(Verdict.id).where(Verdict.id == Incident.verdict_id, Verdict.recipe == filters.recipe)
+        conditions.append(of_recipe.exists())
+    if filters.q:
+        conditions.append(_contains(filters.q))
+    return conditions
+
+
+def _contains(text: str) -> ColumnElement[bool]:
+    """Every word stands somewhere in the host name, the sender's key, the type or the evidence."""
+    places = (Incident.hostname, Incident.dedup_key, Incident.incident_type, Incident.evidence)
+    words = [
+        or_(*[cast(place, String).icontains(word, autoescape=True) for place in places]) for word in text.split()[:8]
+    ]
+    return and_(*words)
+
+
+def _verdicts(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Verdict]:
+    return {found.id: found for found in session.scalars(select(Verdict).where(Verdict.id.in_(ids)))} if ids else {}
+
+
+def detail(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str, Any]:
+    """One incident with its evidence, alerts, timeline and verdicts. Raises NotFound."""
+    statement = (
+        select(*table(Incident).c, Source.name.label("source_name"))
+        .outerjoin(Source, Source.id == Incident.source_id)
+        .where(Incident.tenant_id == tenant_id, Incident.id == incident_id)
+    )
+    row = session.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound()
+    verdicts = session.scalars(
+        select(Verdict).where(Verdict.incident_id == incident_id).order_by(Verdict.id.desc()).limit(DETAIL_LIMIT)
+    ).all()
+    current = next((verdict for verdict in verdicts if verdict.id == row["verdict_id"]), None)
+    alerts = _alerts(session, incident_id)
+    return as_json(row, current) | {
+        "evidence": row["evidence"],
+        "alerts": alerts,
+        "timeline": _timeline(session, incident_id, alerts),
+        "verdicts": [verdict_json(verdict) for verdict in verdicts],
+    }
+
+
+def _alerts(session: Session, incident_id: uuid.UUID) -> list[dict[str, Any]]:
+    statement = select(AlertRecord).where(AlertRecord.incident_id == incident_id)
+    found = session.scalars(statement.order_by(AlertRecord.id.desc()).limit(DETAIL_LIMIT))
+    return [
+        {
+            "id": str(alert.id),
+            "delivery_id": str(alert.delivery_id),
+            "status": alert.status,
+            "severity": alert.severity,
+            "outcome": alert.outcome,
+            "reason": alert.reason,
+            "occurred_at": stamp(alert.occurred_at),
+            "received_at": stamp(alert.received_at),
+        }
+        for alert in found
+    ]
+
+
+def _timeline(session: Session, incident_id: uuid.UUID, alerts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Changes of the incident and the alerts that changed nothing of its state, oldest first."""
+    statement = select(TimelineEntry).where(TimelineEntry.incident_id == incident_id)
+    found = session.scalars(statement.order_by(TimelineEntry.id.desc()).limit(DETAIL_LIMIT))
+    changes = [
+        {"at": stamp(entry.at), "kind": entry.kind, "actor": entry.actor, "detail": entry.detail} for entry in found
+    ]
+    quiet = [
+        {
+            "at": alert["received_at"],
+            "kind": {"updated": "repeated"}.get(alert["outcome"], alert["outcome"]),
+            "actor": lifecycle.SENDER,
+            "detail": {"alert_id": alert["id"], "status": alert["status"], "reason": alert["reason"]},
+        }
+        for alert in alerts
+        if alert["outcome"] in ("duplicate", "ignored") or (alert["outcome"], alert["status"]) == ("updated", "firing")
+    ]
+    # Both lists are newest first; sorting is stable, so equal times keep the order in which they were written.
+    return sorted(changes[::-1] + quiet[::-1], key=lambda entry: str(entry["at"]))
+
+
+def as_json(row: Any, verdict: Verdict | None) -> dict[str, Any]:
+    """The incident of DESIGN 9, without evidence."""
+    previous = row["previous_incident_id"]
+    return {
+        "id": str(row["id"]),
+        "status": row["status"],
+        "hostname": row["hostname"],
+        "incident_type": row["incident_type"],
+        "severity": row["severity"],
+        "source": row["source_name"] or CANONICAL,
+        "dedup_key": row["dedup_key"],
+        "occurrences": row["occurrences"],
+        "first_seen": stamp(row["first_seen"]),
+        "last_seen": stamp(row["last_seen"]),
+        "resolved_at": stamp(row["resolved_at"]),
+        "previous_incident_id": str(previous) if previous else None,
+        "still_firing": row["still_firing"],
+        "flapping": row["flapping"],
+        "classification": row["triage"],
+        "verdict": verdict_json(verdict) if verdict else None,
+    }
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict of DESIGN 9."""
+    return {
+        "recipe": verdict.recipe,
+        "tier": verdict.tier,
+        "confidence": verdict.confidence,
+        "provisional": verdict.provisional,
+        "runners_up": verdict.runners_up,
+        "citations": verdict.citations,
+        "summary": verdict.summary,
+        "model": verdict.model,
+        "tokens": verdict.tokens,
+        "latency_ms": verdict.latency_ms,
+        "created_at": stamp(verdict.created_at),
+    }
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """A time as the API writes it: RFC 3339 in UTC, microseconds."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z") if moment else None
+
+
+# ---------------------------------------------------------------- change
+
+
+def acknowledge(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
+    """Acknowledge an open incident; nothing changes when it is acknowledged or resolved. Raises NotFound."""
+    at = now()
+    with engine.begin() as connection:
+        track = _locked(connection, tenant_id, incident_id)
+        if track.open:
+            lifecycle.acknowledge(track, track.open, at, actor)
+        store.write_track(connection, tenant_id, at, track)
+
+
+def resolve(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
+    """Resolve an incident; if it still burns, its next firing opens a new one. Raises NotFound."""
+    at = now()
+    with engine.begin() as connection:
+        track = _locked(connection, tenant_id, incident_id)
+        if track.open:
+            lifecycle.close(track, track.open, at, ended_by="person", actor=actor)
+        store.write_track(connection, tenant_id, at, track)
+
+
+def _locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) -> Track:
+    episode = store.load_locked(connection, tenant_id, incident_id)
+    if episode is None:
+        raise NotFound()
+    return Track(latest=episode)
+
+
+def reclassify(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
+    """Ask for a fresh verdict; nothing changes when one is on its way. Raises NotFound."""
+    at = now()
+    with engine.begin() as connection:
+        _locked(connection, tenant_id, incident_id)
+        waiting = (Triage.PENDING, Triage.CLASSIFYING)
+        statement = (
+            update(Incident)
+            .where(Incident.id == incident_id, Incident.triage.not_in(waiting))
+            .values(
+                triage=Triage.PENDING,
+                triage_since=at,
+                attempts=0,
+                model_attempts=0,
+                claim=None,
+                lease_until=None,
+                retry_at=None,
+                fresh=True,
+                provisional=False,
+            )
+        )
+        if connection.execute(statement).rowcount:
+            say(connection, tenant_id, incident_id, "reclassify", actor)
+
+
+def say(
+    connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: str, actor: str, **detail: Any
+) -> None:
+    """Put a line on an incident's timeline."""
+    row = {
+        "tenant_id": tenant_id,
+        "incident_id": incident_id,
+        "at": now(),
+        "kind": kind,
+        "actor": actor,
+        "detail": detail,
+    }
+    connection.execute(insert(table(TimelineEntry)), row)
+
+
+def feedback(
+    engine: Engine, tenant_id: int, incident_id: uuid.UUID, answer: str, recipe: str | None, actor: str
+) -> None:
+    """Store what a person says of the verdict; their answer becomes the verdict.
+
+    `answer` is confirm, correct (with `recipe`) or none. Saying the same again changes nothing.
+    Raises NotFound, Conflict (nothing to confirm), Invalid (no such recipe).
+    """
+    with engine.begin() as connection:
+        _locked(connection, tenant_id, incident_id)
+        incident = connection.execute(select(*table(Incident).c).where(Incident.id == incident_id)).mappings().one()
+        current = _current(connection, incident["verdict_id"])
+        chosen = _chosen(connection, tenant_id, answer, recipe, current)
+        if current and current["tier"] == "person" and current["recipe"] == chosen:
+            return
+        suggested = current["recipe"] if current else None
+        connection.execute(
+            insert(table(Feedback)),
+            {
+                "tenant_id": tenant_id,
+                "incident_id": incident_id,
+                "answer": answer,
+                "recipe": chosen,
+                "suggested": suggested,
+                "actor": actor,
+            },
+        )
+        _person_verdict(connection, incident, chosen, answer, actor)
+        say(connection, tenant_id, incident_id, "feedback", actor, answer=answer, recipe=chosen)
+
+
+def _current(connection: Connection, verdict_id: uuid.UUID | None) -> Any:
+    if verdict_id is None:
+        return None
+    return connection.execute(select(*table(Verdict).c).where(Verdict.id == verdict_id)).mappings().first()
+
+
+def _chosen(connection: Connection, tenant_id: int, answer: str, recipe: str | None, current: Any) -> str | None:
+    if answer == "none":
+        return None
+    if answer == "confirm":
+        recipe = current["recipe"] if current else None
+        if recipe is None:
+            raise Conflict("There is no recipe to confirm: correct it, or say that none fits.")
+    elif recipe is None:
+        raise Invalid(fields={"recipe": ["Missing: which recipe is the right one?"]})
+    enabled = select(Recipe.slug).where(Recipe.tenant_id == tenant_id, Recipe.slug == recipe, Recipe.enabled)
+    if connection.execute(enabled).first() is None:
+        raise Invalid(fields={"recipe": ["There is no enabled recipe of this name."]})
+    return recipe
+
+
+def _person_verdict(connection: Connection, incident: Any, recipe: str | None, answer: str, actor: str) -> None:
+    tenant = connection.execute(
+        select(Tenant.catalogue_version).where(Tenant.id == incident["tenant_id"])
+    ).scalar_one()
+    verdict = {
+        "tenant_id": incident["tenant_id"],
+        "incident_id": incident["id"],
+        "claim": None,
+        "recipe": recipe,
+        "tier": "person",
+        "confidence": 1.0,
+        "provisional": False,
+        "reusable": True,
+        "cause": cause_of(subject_of(incident)),
+        "catalogue_version": tenant,
+        "prompt_version": "",
+        "model_version": "",
+        "runners_up": [],
+        "citations": [],
+        "summary": f"{actor} answered: {answer}.",
+        "model": None,
+        "tokens": 0,
+        "latency_ms": 0,
+        "actor": actor,
+    }
+    verdict_id = connection.execute(insert(table(Verdict)).returning(Verdict.id), verdict).scalar_one()
+    # Clearing the claim makes a worker that is at it just now drop its answer.
+    values = {
+        "verdict_id": verdict_id,
+        "triage": Triage.DONE,
+        "triage_since": now(),
+        "claim": None,
+        "lease_until": None,
+        "provisional": False,
+        "fresh": False,
+    }
+    connection.execute(update(Incident).where(Incident.id == incident["id"]).values(values))
+
+
+def subject_of(incident: Any) -> Subject:
+    """The incident as the classifier sees it."""
+    return Subject(
+        incident_type=str(incident["incident_type"]),
+        hostname=incident["hostname"],
+        severity=str(incident["severity"]),
+        evidence=incident["evidence"],
+        adapter=incident["adapter"],
+    )

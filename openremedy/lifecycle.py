@@ -1,0 +1,318 @@
+"""What one alert does to its incident: pure decisions, one identity at a time. DESIGN 3.4 in code.
+
+The store loads and locks the newest episode of an identity, hands it here alert by alert, and writes what changed.
+The sender's times are compared with each other only, never with our clock.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from openremedy.alerts import Alert, AlertStatus, Outcome, Severity
+from openremedy.ids import new_id
+
+FLAPPING_WINDOW = timedelta(minutes=60)
+FLAPPING_EPISODES = 3
+SENDER = "sender"
+
+
+@dataclass
+class Episode:
+    """An incident as the lifecycle sees it; `changed` and `new` tell the store what to write."""
+
+    id: uuid.UUID
+    status: str  # open, acknowledged, resolved
+    severity: str
+    occurrences: int
+    last_seen: datetime
+    recent_starts: list[float]  # seconds of our clock, newest last
+    first_seen: datetime
+    event_at: datetime | None = None
+    event_digest: str | None = None
+    fired_at: datetime | None = None
+    sender_end: datetime | None = None
+    acknowledged_at: datetime | None = None
+    resolved_at: datetime | None = None
+    ended_by: str | None = None
+    sender_ended: bool = False
+    latest: bool = True
+    # Only of an episode that begins here.
+    previous: uuid.UUID | None = None
+    still_firing: bool = False
+    flapping: bool = False
+    # Bookkeeping for the store.
+    new: bool = False
+    changed: bool = False
+    newest: Alert | None = None  # its severity and evidence are to be written
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the timeline to be written."""
+
+    episode: uuid.UUID
+    kind: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    actor: str = SENDER
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an alert. `orphan`: a resolve to be remembered because its firing may still come."""
+
+    outcome: Outcome
+    episode: uuid.UUID | None = None
+    reason: str | None = None
+    orphan: bool = False
+
+
+@dataclass
+class Track:
+    """One identity while a body is applied to it."""
+
+    latest: Episode | None = None
+    known: set[str] = field(default_factory=set)  # digests of timed alerts the open episode has seen
+    orphan_end: datetime | None = None  # newest resolve that found nothing to close
+    episodes: list[Episode] = field(default_factory=list)  # touched or begun, oldest first
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def open(self) -> Episode | None:
+        """The open episode, if there is one."""
+        return self.latest if self.latest and self.latest.status != "resolved" else None
+
+    def say(self, episode: Episode, kind: str, **detail: Any) -> None:
+        """Put a line on the timeline."""
+        self.entries.append(Entry(episode.id, kind, detail))
+
+
+def in_event_order(alerts: Sequence[tuple[int, Alert]]) -> list[tuple[int, Alert]]:
+    """Alerts of one identity in the order their events happened; one without a time keeps its place in the body.
+
+    Sorting only the timed ones among themselves keeps the order total.
+    """
+    timed = iter(sorted((pair for pair in alerts if pair[1].occurred_at), key=_event_key))
+    return [next(timed) if pair[1].occurred_at else pair for pair in alerts]
+
+
+def _event_key(pair: tuple[int, Alert]) -> tuple[datetime | None, bool, int]:
+    # At the same instant the firing comes before its end.
+    return pair[1].occurred_at, pair[1].status is AlertStatus.RESOLVED, pair[0]
+
+
+def apply(track: Track, alert: Alert, at: datetime) -> Result:
+    """Apply one alert received `at` (our clock) and return what became of it."""
+    match alert.status:
+        case AlertStatus.FIRING:
+            return _fire(track, alert, at)
+        case AlertStatus.ACKNOWLEDGED:
+            return _acknowledge(track, alert, at)
+        case AlertStatus.RESOLVED:
+            return _resolve(track, alert, at)
+        case AlertStatus.NOTE | AlertStatus.UPDATE:
+            return _change(track, alert, at)
+
+
+def _fire(track: Track, alert: Alert, at: datetime) -> Result:
+    latest = track.latest
+    if latest and _not_later(alert.occurred_at, latest.sender_end):
+        return Result(Outcome.DUPLICATE, latest.id, "not later than the end the sender gave to an earlier episode")
+    if track.open:
+        return _repeat(track, track.open, alert, at)
+    episode = _begin(track, alert, at)
+    if _not_later(alert.occurred_at, track.orphan_end):
+        # Its resolve overtook it. It is shown, and it is over.
+        _end(track, episode, at, track.orphan_end)
+        return Result(Outcome.CREATED, episode.id, "its resolve had arrived before it")
+    return Result(Outcome.CREATED, episode.id)
+
+
+def _not_later(moment: datetime | None, end: datetime | None) -> bool:
+    return moment is not None and end is not None and moment <= end
+
+
+def _repeat(track: Track, episode: Episode, alert: Alert, at: datetime) -> Result:
+    digest = alert.digest()
+    _touch(track, episode, at)
+    if alert.occurred_at and (digest == episode.event_digest or digest in track.known):
+        return Result(Outcome.DUPLICATE, episode.id)
+    episode.occurrences += 1
+    if alert.occurred_at:
+        track.known.add(digest)
+    if _older(alert, episode):
+        return Result(Outcome.UPDATED, episode.id, "older than the newest event; severity and evidence were kept")
+    _take_over(track, episode, alert, digest)
+    return Result(Outcome.UPDATED, episode.id)
+
+
+def _older(alert: Alert, episode: Episode) -> bool:
+    return bool(alert.occurred_at and episode.event_at and alert.occurred_at < episode.event_at)
+
+
+def _take_over(track: Track, episode: Episode, alert: Alert, digest: str) -> None:
+    if alert.severity != episode.severity:
+        track.say(episode, "severity_changed", before=str(episode.severity), after=str(alert.severity))
+    episode.severity = alert.severity
+    episode.event_digest = digest if alert.occurred_at else None
+    if alert.occurred_at:
+        episode.event_at = episode.fired_at = alert.occurred_at
+    episode.newest = alert
+
+
+def _touch(track: Track, episode: Episode, at: datetime) -> None:
+    episode.last_seen = max(episode.last_seen, at)
+    episode.changed = True
+    if episode not in track.episodes:
+        track.episodes.append(episode)
+
+
+def _begin(track: Track, alert: Alert, at: datetime) -> Episode:
+    before = track.latest
+    episode = Episode(
+        id=new_id(),
+        status="open",
+        severity=alert.severity,
+        occurrences=1,
+        first_seen=at,
+        last_seen=at,
+        recent_starts=_recent_starts(before, at),
+        event_at=alert.occurred_at,
+        event_digest=alert.digest() if alert.occurred_at else None,
+        fired_at=alert.occurred_at,
+        sender_end=before.sender_end if before else None,
+        previous=before.id if before else None,
+        still_firing=before is not None and not before.sender_ended,
+        newest=alert,
+        new=True,
+    )
+    episode.flapping = len(episode.recent_starts) >= FLAPPING_EPISODES
+    if before:
+        _touch(track, before, before.last_seen)
+        before.latest = False
+    track.latest = episode
+    track.episodes.append(episode)
+    track.known = {episode.event_digest} if episode.event_digest else set()
+    _say_begun(track, episode)
+    return episode
+
+
+def _recent_starts(before: Episode | None, at: datetime) -> list[float]:
+    since = (at - FLAPPING_WINDOW).timestamp()
+    earlier = [start for start in before.recent_starts if start > since] if before else []
+    return [*earlier[-(FLAPPING_EPISODES - 1) :], at.timestamp()]
+
+
+def _say_begun(track: Track, episode: Episode) -> None:
+    detail: dict[str, Any] = {"severity": str(episode.severity)}
+    if episode.previous:
+        detail["previous_incident_id"] = str(episode.previous)
+    track.say(episode, "still_firing" if episode.still_firing else "opened", **detail)
+    if episode.flapping:
+        minutes = int(FLAPPING_WINDOW.total_seconds() // 60)
+        track.say(episode, "flapping", episodes=len(episode.recent_starts), minutes=minutes)
+
+
+def _acknowledge(track: Track, alert: Alert, at: datetime) -> Result:
+    episode = track.open
+    if not episode:
+        return Result(Outcome.IGNORED, reason="nothing is open to acknowledge")
+    if _not_later(alert.occurred_at, episode.sender_end):
+        return Result(Outcome.IGNORED, episode.id, "it acknowledges an earlier episode")
+    _touch(track, episode, at)
+    if _seen(track, alert):
+        return Result(Outcome.DUPLICATE, episode.id)
+    acknowledge(track, episode, at, SENDER)
+    return Result(Outcome.UPDATED, episode.id)
+
+
+def _seen(track: Track, alert: Alert) -> bool:
+    """Whether the open episode has this very event; from now on it has."""
+    if not alert.occurred_at:
+        return False
+    digest = alert.digest()
+    seen = digest in track.known
+    track.known.add(digest)
+    return seen
+
+
+def acknowledge(track: Track, episode: Episode, at: datetime, actor: str) -> bool:
+    """Acknowledge an open episode; False when there is nothing to change."""
+    if episode.status != "open":
+        return False
+    _touch(track, episode, episode.last_seen)
+    episode.status = "acknowledged"
+    episode.acknowledged_at = at
+    track.entries.append(Entry(episode.id, "acknowledged", actor=actor))
+    return True
+
+
+def _resolve(track: Track, alert: Alert, at: datetime) -> Result:
+    episode = track.open
+    if not episode:
+        return _late_resolve(track, alert)
+    if _not_later(alert.occurred_at, episode.sender_end):
+        return Result(Outcome.IGNORED, episode.id, "it ends an earlier episode")
+    if alert.occurred_at and episode.fired_at and alert.occurred_at < episode.fired_at:
+        return Result(Outcome.IGNORED, episode.id, "older than the newest firing")
+    episode.last_seen = max(episode.last_seen, at)
+    _end(track, episode, at, alert.occurred_at)
+    return Result(Outcome.RESOLVED, episode.id)
+
+
+def _end(track: Track, episode: Episode, at: datetime, sender_end: datetime | None) -> None:
+    """The sender says it is over."""
+    close(track, episode, at, ended_by=SENDER, actor=SENDER)
+    _remember_end(episode, sender_end)
+
+
+def _remember_end(episode: Episode, sender_end: datetime | None) -> None:
+    episode.sender_ended = True
+    # Without a time of its own the end is as late as the newest firing.
+    times = [moment for moment in (episode.sender_end, sender_end or episode.fired_at) if moment]
+    episode.sender_end = max(times, default=None)
+
+
+def close(track: Track, episode: Episode, at: datetime, *, ended_by: str, actor: str) -> bool:
+    """End an episode by its sender, a person or the clock; False when it has ended already."""
+    if episode.status == "resolved":
+        return False
+    _touch(track, episode, episode.last_seen)
+    episode.status = "resolved"
+    episode.resolved_at = at
+    episode.ended_by = ended_by
+    track.entries.append(Entry(episode.id, "stale" if ended_by == "stale" else "resolved", actor=actor))
+    return True
+
+
+def _late_resolve(track: Track, alert: Alert) -> Result:
+    latest = track.latest
+    if latest and _not_later(alert.occurred_at, latest.sender_end):
+        return Result(Outcome.IGNORED, latest.id, "nothing is open; this end was known")
+    before_firing = latest and alert.occurred_at and latest.fired_at and alert.occurred_at < latest.fired_at
+    if latest and not latest.sender_ended and not before_firing:
+        # A person or the clock was faster. Now the sender agrees, so a late copy of its firing opens nothing.
+        _touch(track, latest, latest.last_seen)
+        _remember_end(latest, alert.occurred_at)
+        track.say(latest, "sender_resolved")
+        return Result(Outcome.IGNORED, latest.id, "nothing is open; the sender confirms the end")
+    return Result(Outcome.IGNORED, None, "nothing is open to resolve", orphan=alert.occurred_at is not None)
+
+
+def _change(track: Track, alert: Alert, at: datetime) -> Result:
+    """`note` and `update`, from adapters only: they change the open incident and never open one."""
+    episode = track.open
+    if not episode:
+        return Result(Outcome.IGNORED, reason="nothing is open to change")
+    _touch(track, episode, at)
+    if _seen(track, alert):
+        return Result(Outcome.DUPLICATE, episode.id)
+    if alert.status is AlertStatus.NOTE:
+        track.say(episode, "note", evidence=dict(alert.evidence))
+    elif not _older(alert, episode):
+        if alert.severity != episode.severity:
+            track.say(episode, "severity_changed", before=str(episode.severity), after=str(alert.severity))
+        episode.severity = Severity(alert.severity)
+        episode.newest = alert
+    return Result(Outcome.UPDATED, episode.id)

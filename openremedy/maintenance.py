@@ -1,0 +1,124 @@
+"""What the scheduler does: find lost work, close what is stale, delete what is old. Several may run at once."""
+
+import threading
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Engine, delete, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from openremedy import claims, lifecycle, store
+from openremedy.lifecycle import Track
+from openremedy.models import (
+    CauseLease,
+    Delivery,
+    Incident,
+    IncidentStatus,
+    RefusalCount,
+    Source,
+    TokenUsage,
+    now,
+    table,
+)
+from openremedy.services import Services
+
+log = structlog.get_logger()
+
+PRUNE_SECONDS = 3600
+BATCH = 500
+STALE_BATCH = 200
+
+
+def run(services: Services, engine: Engine, stopped: threading.Event, seconds: float) -> None:
+    """Sweep every `seconds`, prune every hour, until stopped. An absent database is waited for."""
+    pruned_at = float("-inf")
+    while not stopped.is_set():
+        try:
+            found = sweep(services, engine)
+            if any(found.values()):
+                log.info("sweep.done", **found)
+            if time.monotonic() - pruned_at > PRUNE_SECONDS:
+                log.info("prune.done", **prune(engine, services.settings.retention_days))
+                pruned_at = time.monotonic()
+        except SQLAlchemyError as error:
+            log.error("scheduler.database_away", error=type(error).__name__)
+        stopped.wait(seconds)
+
+
+def sweep(services: Services, engine: Engine) -> dict[str, int]:
+    """One round: lost claims, stale incidents, provisional verdicts; then wake a worker if anything waits."""
+    requeued, given_up = claims.requeue_lost(engine)
+    stale = close_stale(engine)
+    redone = 0
+    if services.settings.model_enabled and not claims.away_until(engine):
+        redone = claims.redo_provisional(engine)
+    if claims.waiting(engine):
+        services.waker.wake()
+    return {"requeued": requeued, "given_up": given_up, "stale": stale, "redone": redone}
+
+
+def close_stale(engine: Engine) -> int:
+    """Close open incidents of sources that never say "resolved" and were silent for the source's `stale_after`."""
+    moment = now()
+    closed = 0
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        sources = connection.execute(
+            select(Source.id, Source.tenant_id, Source.stale_after).where(Source.stale_after.is_not(None))
+        ).all()
+    for source_id, tenant_id, stale_after in sources:
+        limit = moment - timedelta(seconds=stale_after or 0)
+        closed += _close_stale_of(engine, source_id, tenant_id, limit, moment)
+    return closed
+
+
+def _close_stale_of(engine: Engine, source_id: int, tenant_id: int, limit: datetime, moment: datetime) -> int:
+    silent = (
+        select(Incident.id)
+        .where(Incident.source_id == source_id, Incident.status != IncidentStatus.RESOLVED, Incident.last_seen < limit)
+        .limit(STALE_BATCH)
+    )
+    closed = 0
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        ids = list(connection.scalars(silent))
+    for incident_id in ids:
+        with engine.begin() as connection:
+            episode = store.load_locked(connection, tenant_id, incident_id)
+            # It may have been seen again since it was listed.
+            if episode is None or episode.last_seen >= limit:
+                continue
+            track = Track(latest=episode)
+            closed += lifecycle.close(track, episode, moment, ended_by="stale", actor="scheduler")
+            store.write_track(connection, tenant_id, moment, track)
+    return closed
+
+
+def prune(engine: Engine, days: int) -> dict[str, int]:
+    """Delete what is older than `days`, in small transactions; open incidents stay whatever their age."""
+    limit = now() - timedelta(days=days)
+    closed = (Incident.status == IncidentStatus.RESOLVED) & (Incident.resolved_at < limit)
+    return {
+        "deliveries": _delete_in_batches(engine, Delivery, Delivery.received_at < limit),
+        "incidents": _delete_in_batches(engine, Incident, closed),
+        "refusal_counts": _delete_all(engine, RefusalCount, RefusalCount.minute < limit),
+        "token_usage": _delete_all(engine, TokenUsage, TokenUsage.day < limit.date()),
+        "cause_leases": _delete_all(engine, CauseLease, CauseLease.lease_until < now() - timedelta(hours=1)),
+    }
+
+
+def _delete_in_batches(engine: Engine, model: Any, condition: Any) -> int:
+    rows = table(model)
+    total = 0
+    while True:
+        some = select(rows.c.id).where(condition).limit(BATCH)
+        with engine.begin() as connection:
+            count = connection.execute(delete(rows).where(rows.c.id.in_(some))).rowcount
+        total += count
+        if count < BATCH:
+            return total
+
+
+def _delete_all(engine: Engine, model: Any, condition: Any) -> int:
+    with engine.begin() as connection:
+        return connection.execute(delete(table(model)).where(condition)).rowcount

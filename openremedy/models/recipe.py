@@ -1,0 +1,30 @@
+"""Recipes: a tenant's own remediation texts."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, String, Text, UniqueConstraint, true
+from sqlalchemy.orm import Mapped, mapped_column
+
+from openremedy.models.base import Base, BigId, now
+
+
+class Recipe(Base):
+    """One recipe as DESIGN 5 has it."""
+
+    __tablename__ = "recipes"
+    __table_args__ = (UniqueConstraint("tenant_id", "slug"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    slug: Mapped[str] = mapped_column(String(100))
+    title: Mapped[str] = mapped_column(String(200))
+    when: Mapped[str] = mapped_column("when_to_use", Text)
+    applies_to: Mapped[list[Any]]
+    match: Mapped[dict[str, Any] | None]
+    risk: Mapped[str] = mapped_column(String(16))
+    steps: Mapped[str] = mapped_column(Text)
+    tags: Mapped[list[Any]]
+    enabled: Mapped[bool] = mapped_column(default=True, server_default=true())
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)

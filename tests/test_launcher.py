@@ -1,0 +1,203 @@
+"""`make run` as a newcomer meets it: one start, a pasted curl, Ctrl-C, a second start, and crashes in between."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.services import children, free_port, until
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = re.compile(r"DATABASE_URL|REDIS_URL|SECRET_KEY|ENCRYPTION_KEYS|OPENAI_.*|OPENREMEDY_.*|FLASK_.*")
+PROGRAMS = {
+    "redis": "valkey-server",
+    "worker": "flask --app wsgi worker",
+    "scheduler": "flask --app wsgi scheduler",
+    "web": "gunicorn",
+}
+
+
+class Launcher:
+    """One `python -m openremedy.launcher`, and what it has printed so far."""
+
+    def __init__(self, data_dir: Path, port: int, **settings: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if not OURS.fullmatch(name)}
+        environment |= {"OPENREMEDY_DATA_DIR": str(data_dir), "OPENREMEDY_PORT": str(port), **settings}
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "openremedy.launcher"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_until_ready(self) -> "Launcher":
+        def ready_or_over() -> bool:
+            return "Stop with Ctrl-C." in self.output or self.process.poll() is not None
+
+        until(ready_or_over, "the start", 60)
+        assert self.process.poll() is None, self.output
+        assert "OpenRemedy is ready at" in self.output, self.output
+        return self
+
+    def command(self, title: str) -> str:
+        """The line that the launcher prints under `title`, to be pasted."""
+        return self.output.split(f"{title}:\n")[1].splitlines()[0].strip()
+
+    def program(self, name: str) -> int | None:
+        """Process id of a program under the supervisor (for the web: gunicorn's master)."""
+        table = processes()
+        (supervisord,) = [pid for pid, (parent, _) in table.items() if parent == self.process.pid]
+        found = [pid for pid, (parent, words) in table.items() if parent == supervisord and PROGRAMS[name] in words]
+        return found[0] if found else None
+
+    def crash(self, name: str) -> None:
+        """kill -9 a program, and wait until another one runs in its place."""
+        killed = self.program(name)
+        assert killed, f"{name} does not run"
+        # Gunicorn's workers outlive their master for a moment, and go on answering.
+        family = {killed, *children(killed)}
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: not family & set(processes()) and self.program(name), f"another {name}", 20)
+
+    def everything(self) -> list[int]:
+        """All processes below the launcher."""
+        table = processes()
+        found = [self.process.pid]
+        for pid in found:
+            found.extend(child for child, (parent, _) in table.items() if parent == pid)
+        return found[1:]
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def ended(self) -> int:
+        code = self.process.wait(timeout=60)
+        self.reader.join(timeout=10)
+        return code
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Process id to parent and command line; without those that ended and wait for their parent."""
+    listed = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+    )
+    rows = (line.split(None, 3) for line in listed.stdout.splitlines())
+    return {int(pid): (int(parent), words) for pid, parent, state, words in rows if not state.startswith("Z")}
+
+
+def paste(command: str) -> dict[str, Any]:
+    """Run a printed command as a person does, through a shell."""
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Any]:
+    """Starts launchers that share one data folder, and leaves none behind."""
+    port = free_port()
+    started: list[Launcher] = []
+
+    def starter(**settings: str) -> Launcher:
+        started.append(Launcher(tmp_path / "data", port, **settings))
+        return started[-1]
+
+    yield starter
+    for launcher in started:
+        launcher.process.kill()
+        launcher.ended()
+
+
+def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(start: Any) -> None:
+    launcher = start().wait_until_ready()
+    send, read = launcher.command("Send a first alert"), launcher.command("Read it back, classified")
+    assert paste(send)["outcome"] == "created"
+
+    def verdict() -> Any:
+        return paste(read)["items"][0]["verdict"]
+
+    assert until(verdict, "a verdict", 10)["recipe"]
+
+    below = launcher.everything()
+    assert len(below) >= 6
+    assert launcher.interrupt() == 0, launcher.output
+    assert not set(below) & set(processes()), "left behind"
+
+    launcher = start().wait_until_ready()
+    assert "webhook secret" not in launcher.output.replace("The webhook secret was shown", "")
+    assert "rotate-secret my-company" in launcher.output
+    assert verdict()["recipe"]
+
+    for name in ("worker", "scheduler", "web", "redis"):
+        launcher.crash(name)
+    until(lambda: subprocess.run(read, shell=True, capture_output=True, check=False).returncode == 0, "the web back")
+    until(lambda: paste(send)["outcome"] == "updated", "a repeat", 10)
+    assert paste(read)["items"][0]["occurrences"] >= 2
+
+    # The launcher itself: what it started must not live on, and the next start must work.
+    below = launcher.everything()
+    launcher.process.kill()
+    launcher = start().wait_until_ready()
+    assert not set(below) & set(processes()), "orphans"
+    assert paste(read)["items"][0]["verdict"]["recipe"]
+    assert launcher.interrupt() == 0
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        launcher = Launcher(tmp_path / "data", other.getsockname()[1])
+        assert launcher.ended() == 2
+    assert launcher.output.count("\n") == 1
+    assert "is taken" in launcher.output
+    assert "OPENREMEDY_PORT" in launcher.output
+
+
+def test_a_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path / "data", free_port(), DATABASE_URL="postgresql://127.0.0.1/none")
+    assert launcher.ended() == 2
+    assert launcher.output.count("\n") == 1
+    assert "SECRET_KEY is required" in launcher.output
+
+
+def test_a_second_start_in_the_same_data_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        launcher = Launcher(tmp_path, free_port())
+        assert launcher.ended() == 2
+    assert launcher.output.count("\n") == 1
+    assert "already runs" in launcher.output
