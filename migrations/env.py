@@ -29,6 +29,8 @@ def run() -> None:
             target_metadata=extension.db.metadata,
             render_item=render,
             transaction_per_migration=False,
+            # SQLite too: the engine begins its transactions itself, so a broken migration leaves nothing behind.
+            transactional_ddl=True,
             **options,
         )
         with context.begin_transaction():

@@ -12,8 +12,9 @@ from types import FrameType
 from typing import Any
 
 import click
-from flask import Flask
+from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import doctor as doctor_checks
 from openremedy import evaluation, maintenance, tenants
@@ -49,6 +50,11 @@ def answering(command: Callable[..., Any]) -> Callable[..., Any]:
             answer, text = command(**arguments)
         except Problem as problem:
             raise click.ClickException(_one_line(problem)) from problem
+        except (OperationalError, ProgrammingError) as error:
+            # Without the statement: it may hold what must not be shown.
+            raise click.ClickException(
+                f"The database cannot be used ({type(error.orig).__name__}); flask doctor says why."
+            ) from error
         click.echo(json.dumps(answer) if as_json else text)
 
     return run
@@ -116,6 +122,8 @@ def source_add(
         db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret)
     )
     answer = _source_json(one, tenant_slug) | {"token": value}
+    if not any(f"/webhooks/{adapter}/" in rule.rule for rule in current_app.url_map.iter_rules()):
+        click.echo(f"Note: this release has no {adapter} endpoint yet; its URL answers 404.", err=True)
     return answer, f"Source {one.name} (id {one.id}) added.\nURL:   {answer['url']}\nToken: {value}"
 
 
@@ -219,12 +227,9 @@ recipe = AppGroup("recipe", help="The recipes of a tenant.")
 def recipe_import(tenant_slug: str, file: str) -> tuple[dict[str, Any], str]:
     """Add or replace recipes from a YAML file (- reads standard input); all of it or nothing."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-        specs = parse(text)
+        specs = parse(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
     except RecipeFileError as error:
         raise click.ClickException("Nothing was imported.\n" + "\n".join(error.problems)) from error
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"Nothing was imported: {file} is not UTF-8 (byte {error.start}).") from error
     added, changed = tenants.import_recipes(db.session(), tenant_slug, specs)
     same = len(specs) - added - changed
     answer = {"added": added, "changed": changed, "unchanged": same}

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -205,8 +206,8 @@ def program_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
     redis_socket = settings.redis_socket
     redis_dir = settings.data_dir / "redis"
     if redis_socket:
-        for folder in (redis_dir, redis_socket.parent):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(redis_dir)
+        make_private(redis_socket.parent)
     return os.environ | {
         # `python` in the configuration is the one that runs this.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -219,6 +220,14 @@ def program_environment(settings: Settings, run_dir: Path) -> dict[str, str]:
         "LAUNCHER_REDIS_SOCKET": str(redis_socket or ""),
         "LAUNCHER_REDIS_DIR": str(redis_dir),
     }
+
+
+def make_private(folder: Path) -> None:
+    """The socket of a long DATA_DIR lies in the shared temporary folder, where somebody else could have been first."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise LaunchError(f"{folder} is open to other accounts: remove it, or chmod 700 if it is yours")
 
 
 def _pass_on(output: IO[bytes]) -> None:

@@ -473,21 +473,16 @@ def _field(key: str, value: Any) -> str:
 
 def _long(key: str, text: str) -> str:
     """A literal block, or a folded one where folding loses nothing; short texts stay on their line."""
-    one_line = "\n" not in text
-    if one_line and " ".join(text.split()) == text:
-        if len(text) <= _WIDTH - len(key):
-            return _field(key, text)
-        wrapped = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
-        return f"  {key}: >-\n" + "".join(f"    {line}\n" for line in wrapped)
-    return f"  {key}: |{_indicators(text)}\n" + _indented(text)
-
-
-def _indicators(text: str) -> str:
+    # Blank lines at the end are quoted: a file that is saved or piped loses them.
+    if text.endswith("\n\n") or (len(text) <= _WIDTH - len(key) and "\n" not in text):
+        return _field(key, text)
+    if " ".join(text.split()) == text:
+        lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        return f"  {key}: >-\n" + _indented("\n".join(lines))
     # Written out by hand: PyYAML falls back to one quoted line at the first tab or trailing space.
     indent = "2" if text[0] in " \t\n" else ""
-    if not text.endswith("\n"):
-        return indent + "-"
-    return indent + ("+" if text.endswith("\n\n") or text == "\n" else "")
+    chomp = "" if text.endswith("\n") else "-"
+    return f"  {key}: |{indent}{chomp}\n" + _indented(text)
 
 
 def _indented(text: str) -> str:

@@ -62,7 +62,7 @@ class Tally:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._stopped = threading.Event()
 
     def refused(self, refusal: Refusal) -> None:
         """Remember a refusal; the oldest unwritten one goes when there are too many."""
@@ -92,9 +92,13 @@ class Tally:
                 atexit.register(self.flush)
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait(INTERVAL)
+        while not self._stopped.wait(INTERVAL):
             self.flush()
+
+    def stop(self) -> None:
+        """Write what waits and end the thread."""
+        self._stopped.set()
+        self.flush()
 
     def flush(self) -> None:
         """Write what waits. What cannot be written is dropped and said so: it must never hold a request."""

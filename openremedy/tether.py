@@ -1,20 +1,16 @@
-"""Starts a program that ends when its parent ends: `python -m openremedy.tether [--after SOCKET] PROGRAM ARGS`.
+"""Starts a program that ends when its parent ends: `python -m openremedy.tether PROGRAM ARGS`.
 
 Without it a `kill -9` of the launcher or of its supervisor leaves servers behind that nobody stops and that hold
 the port. Only Linux has the call; elsewhere (macOS) what is left behind has to be stopped by hand.
 Standard library only: this runs before each program, so it must cost milliseconds.
 """
 
-import contextlib
 import ctypes
 import os
 import signal
-import socket
 import sys
-import time
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>; the setting survives exec
-SOCKET_WAIT = 10.0  # seconds; after that the program starts all the same and copes with an absent Redis
 
 
 def die_with_parent(with_signal: int = signal.SIGTERM) -> None:
@@ -23,24 +19,9 @@ def die_with_parent(with_signal: int = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(with_signal))
 
 
-def wait_for(path: str) -> None:
-    """Return when something listens on the unix socket `path` (empty: at once), at the latest after SOCKET_WAIT."""
-    if not path:
-        return
-    deadline = time.monotonic() + SOCKET_WAIT
-    while time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect(path)
-            return
-        time.sleep(0.05)
-
-
 def main(arguments: list[str]) -> None:
     """Become the program."""
     die_with_parent()
-    if arguments[0] == "--after":
-        wait_for(arguments[1])
-        arguments = arguments[2:]
     # No shell: the words are our own, and the program keeps this process id.
     os.execvp(arguments[0], arguments)  # noqa: S606
 

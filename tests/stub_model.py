@@ -104,6 +104,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -258,6 +260,13 @@ def changed(**changes: Any) -> Any:
     return lambda handler, request: handler.send_chat(json.dumps({**good_answer(request), **changes}))
 
 
+def fabricated(handler: _Handler, request: dict[str, Any]) -> None:
+    """A place that exists, with a value that does not stand there."""
+    answer = good_answer(request)
+    invented = [{**citation, "value": "made up"} for citation in answer["citations"]]
+    handler.send_chat(json.dumps({**answer, "citations": invented or [{"pointer": "/made/up", "value": 1}]}))
+
+
 def fenced(handler: _Handler, request: dict[str, Any]) -> None:
     handler.send_chat("```json\n" + json.dumps(good_answer(request), indent=1) + "\n```")
 
@@ -369,11 +378,7 @@ BEHAVIOURS: dict[str, Any] = {
     "error200": error200,
     "unknown-recipe": changed(recipe="wipe-disk"),
     "fabricated-pointer": changed(citations=[{"pointer": "/made/up", "value": 1}]),
-    "fabricated-citation": lambda handler, request: handler.send_chat(
-        json.dumps({**good_answer(request), "citations": [
-            {"pointer": item["pointer"], "value": "made up"} for item in first_citation(evidence_of(request))
-        ] or [{"pointer": "/made/up", "value": 1}]})
-    ),  # fmt: skip
+    "fabricated-citation": fabricated,
     "overconfident": changed(confidence=7),
     "nan": saying('{"recipe": "none", "confidence": NaN, "citations": [], "summary": ""}'),
     "hang": hang,

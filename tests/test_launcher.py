@@ -140,6 +140,7 @@ def start(tmp_path: Path) -> Iterator[Any]:
         launcher.ended()
 
 
+@pytest.mark.slow
 def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(start: Any) -> None:
     launcher = start().wait_until_ready()
     send, read = launcher.command("Send a first alert"), launcher.command("Read it back, classified")

@@ -1,6 +1,7 @@
 """Recipes as YAML: what a file may say, what its author is told, and what the starter catalogue promises."""
 
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openremedy.alerts import IncidentType
+from openremedy.alerts import IncidentType, parse_alert
 from openremedy.classifier import rules
 from openremedy.classifier.shapes import Recipe, Subject
 from openremedy.recipes import MAX_FILE_BYTES, RISKS, RecipeFileError, RecipeSpec, dump, parse
@@ -314,6 +315,13 @@ def test_what_is_printed_reads_back_as_the_same_recipes(specs: list[RecipeSpec])
     assert parse(dump(specs)) == specs
 
 
+@given(st.lists(SPECS, min_size=1, max_size=1))
+@example([spec(steps="x\n\n")])
+def test_blank_lines_at_the_end_of_the_file_do_not_matter(specs: list[RecipeSpec]) -> None:
+    assert parse(dump(specs).rstrip("\n") + "\n") == specs
+    assert parse(dump(specs) + "\n\n") == specs
+
+
 def test_printing_is_stable() -> None:
     assert dump(parse(dump(CATALOGUE))) == dump(CATALOGUE)
 
@@ -381,6 +389,14 @@ def test_the_first_look_of_a_starter_recipe_changes_nothing(item: RecipeSpec) ->
     changing = re.compile(rf"(?:^|[;|&] |\b(?:sudo|systemctl|docker|kubectl) )\s*(?:{words})\b|>\s*/[^d]|-delete")
     found = [line for line in commands.splitlines() if changing.search(line.partition("  #")[0])]
     assert not found
+
+
+def test_every_command_of_the_catalogue_is_valid_shell() -> None:
+    blocks = [
+        block for item in CATALOGUE for block in re.findall(r"^ *```bash\n(.*?)```", item.steps, re.DOTALL | re.M)
+    ]
+    checked = subprocess.run(["bash", "-n"], input="\n".join(blocks), capture_output=True, text=True, check=False)
+    assert checked.stderr == ""
 
 
 @pytest.mark.parametrize("item", CATALOGUE, ids=lambda item: item.slug)
@@ -452,3 +468,20 @@ def test_no_value_that_one_recipe_waits_for_fits_another() -> None:
                     answer = rules.match(Subject(kind, "h", "high", {key: sample}), candidates())
                     assert answer is not None, (item.slug, kind, sample)
                     assert answer.recipe == item.slug
+
+
+# ---- the documentation
+
+
+def test_the_example_in_the_documentation_is_a_recipe_file() -> None:
+    text = (ROOT / "docs/recipes.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert parse(example)[0].slug in {item.slug for item in CATALOGUE}
+
+
+def test_the_documentation_has_a_valid_alert_for_every_incident_type() -> None:
+    text = (ROOT / "docs/evidence.md").read_text()
+    bodies = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    alerts = [parse_alert(body.encode()) for body in bodies]
+    assert sorted(alert.incident_type for alert, _ in alerts) == sorted(TYPES)
+    assert [warnings for _, warnings in alerts if warnings] == []

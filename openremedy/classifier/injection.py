@@ -4,6 +4,8 @@ This is a smoke detector, not the wall: the wall is that an answer can only be a
 or none. Patterns look for sentences addressed to a reader who obeys, so ordinary alerts stay silent.
 """
 
+# ruff: noqa: E501 - a table of patterns reads best with one pattern a line
+
 import base64
 import binascii
 import json
@@ -33,10 +35,10 @@ _ENGLISH = (
     ("speaks of the system prompt", r"\b(?:system|developer|hidden|initial) (?:prompt|instructions?|message)s?\b(?= \w| ?$)"),
     ("speaks of the prompt", r"\b(?:reveal|print|repeat|output|show|leak|dump|reproduce|tell me|display|return)(?: \w{1,12}){0,3} (?:your|the system) prompt\b"),
     ("asks for other recipes or secrets", rf"\b(?:reveal|list|print|repeat|output|show|leak|tell me)(?: \w{{1,12}}){{0,3}} (?:other tenants?|tenants? s? ?recipes?|all {_RECIPE}s|api keys?|your instructions|your rules)\b"),
-    ("tells which recipe to choose", rf"\b(?:choose|select|pick|return|answer with|answer|output|respond with|reply with|recommend|assign|you should use|must use|always use|use)(?: \w{{1,12}}){{0,3}} recipes?\b"),
+    ("tells which recipe to choose", r"\b(?:choose|select|pick|return|answer with|answer|output|respond with|reply with|recommend|assign|you should use|must use|always use|use)(?: \w{1,12}){0,3} recipes?\b"),
     ("tells which recipe to choose", rf"\b(?:choose|select|pick|you must use|answer with|respond with|reply with)(?: \w{{1,12}}){{0,3}} {_RECIPE}s?\b"),
     ("tells which recipe to choose", rf"\b(?:correct|right|only valid|only correct|best|appropriate|expected|chosen) (?:{_RECIPE}|answer|verdict|classification) (?:here |for this |for this incident )?(?:is|must be|should be)\b"),
-    ("tells which recipe to choose", rf"\b(?:set|report|with|use|give|make)(?: the| your| a)? confidence (?:to|of|as|at|is|score) ?(?:to|of)? ?(?:1|100|one|maximum|high|0 9)"),
+    ("tells which recipe to choose", r"\b(?:set|report|with|use|give|make)(?: the| your| a)? confidence (?:to|of|as|at|is|score) ?(?:to|of)? ?(?:1|100|one|maximum|high|0 9)"),
     ("gives the reader a new role", rf"\byou are now {_PERSON}\b"),
     ("gives the reader a new role", r"\b(?:pretend|imagine|act|behave|roleplay|role play)(?: \w{1,12})?(?: to be| as if| as though| as an?| that you| you are| like an?)(?: \w{1,12}){0,3} (?:ai|assistant|model|dan|admin|administrator|root|developer|hacker|unrestricted|you|expert|no)\b"),
     ("gives the reader a new role", r"\b(?:from now on|henceforth|starting now)(?: \w{1,12})? you (?:will|must|are|should|shall|only|always|can)\b"),

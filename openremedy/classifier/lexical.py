@@ -16,11 +16,11 @@ CITATION_LIMIT = 3
 _FIELDS = {"title": 3.0, "slug": 3.0, "tags": 2.0, "when": 2.0, "steps": 0.3}
 _SATURATION = 1.5
 # How much a word of the incident counts, by where it stands.
-_TYPE, _TYPE_MEANS, _NAME, _VALUE, _KEY, _HOSTNAME = 1.0, 0.4, 2.0, 1.0, 0.5, 0.2
+_TYPE, _TYPE_MEANS, _NAME, _VALUE, _KEY, _HOSTNAME = 0.8, 0.4, 2.0, 1.0, 0.5, 0.2
 _NAMING_KEYS = {
     "alertname", "rule", "rulename", "monitor", "check", "title", "name", "service_name", "service", "summary",
 }  # fmt: skip
-_GENERAL_POINTS = 0.6
+_GENERAL_POINTS = 0.4
 _QUERY_WORDS = 300
 _VALUE_CHARACTERS = 2000
 _EVIDENCE_CHARACTERS = 32 * 1024
@@ -36,7 +36,8 @@ TYPE_WORDS = {
 
 # "Not for exhausted inodes" must not draw inode alerts to a recipe.
 _EXCLUSION = re.compile(r"\b(?:and )?not for\b[^.]*", re.IGNORECASE)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
+# PostgreSQL, MySQL, RabbitMQ, MongoDB are one word each.
+_WORD = re.compile(r"[A-Z]?[a-z]+(?:SQL|DB|MQ|JS|VPN)(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
 _STOP = frozenset(
     "a about after all also an and any are as at be been being but by can do does for from had has have if in into is "
     "it its may more no not of on or other so some such than that the their them then there these they this to too up "

@@ -131,7 +131,7 @@ def _cut(value: Any, characters: int, items: int) -> Any:
         return value if len(value) <= characters else value[:characters] + CUT
     if isinstance(value, list):
         kept = [_cut(item, characters, items) for item in value[:items]]
-        return kept + [f"{CUT} {len(value) - items} more"] if len(value) > items else kept
+        return [*kept, f"{CUT} {len(value) - items} more"] if len(value) > items else kept
     if isinstance(value, dict):
         return _cut_mapping(value, characters, items)
     return value

@@ -93,15 +93,16 @@ def test_padding_hides_nothing() -> None:
 
 
 ORDINARY = [
-    {"summary": "Filesystem on /dev/sda1 has only 2.5% available space left.", "runbook_url": "https://x/runbook/disk"},
-    {"error": "nginx.service: Main process exited, code=exited, status=1/FAILURE. See system logs and 'systemctl status'"},
+    {"summary": "Filesystem on /dev/sda1 has only 2.5% space left.", "runbook_url": "https://x/runbook/disk"},
+    {"error": "nginx.service: Main process exited, code=exited, status=1/FAILURE. See 'systemctl status' and logs"},
     {"description": "Prometheus failed to evaluate rules; all previous evaluations were ignored."},
     {"message": "You are now running low on disk space. Please contact your system administrator."},
     {"message": "ERROR: previous command ignored; system prompted for reboot"},
     {"log": "assistant-service: connection refused by 10.0.0.1\nSystem: Linux 6.1\nuser: deploy"},
     {"note": "Choose a smaller instance type; the recipe cookbook run failed in chef-client"},
     {"html": "<html><head><title>502</title></head><body><center>nginx</center></body></html>"},
-    {"hash": "0123456789abcdef" * 8, "image": "sha256:" + "deadbeef" * 8, "id": base64.b64encode(b"\x00\xff" * 30).decode()},
+    {"hash": "0123456789abcdef" * 8, "image": "sha256:" + "deadbeef" * 8},
+    {"id": base64.b64encode(b"\x00\xff" * 30).decode(), "text": base64.b64encode(b"all is well here, really").decode()},
     {"text": "Die Festplatte ist voll. Bitte die Anweisung im Wiki befolgen."},
     {"text": "磁盘已满，请检查 /var 目录", "more": "ディスクの空き容量が不足しています。指示を確認してください。"},
     {"text": "Ignored 5 duplicate rules. Override the threshold in the monitor's settings."},
@@ -116,7 +117,7 @@ def test_an_ordinary_alert_is_not_suspected(evidence: dict[str, object]) -> None
     assert suspicion(subject(evidence)) is None
 
 
-@pytest.mark.parametrize("piece", ["ignore ", "ignore all a b ", "</ ", "\n        ", "#### ", "YWFh", "61", "%20", "a "])
+@pytest.mark.parametrize("piece", ["ignore ", "ignore all a b ", "</ ", "\n    ", "#### ", "YWFh", "61", "%20", "a "])
 def test_256_kib_of_hostile_text_is_done_in_one_pass(piece: str) -> None:
     suspicion(subject({"x": (piece * (262144 // len(piece)))[:262144]}))
 

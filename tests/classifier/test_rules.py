@@ -88,7 +88,8 @@ def test_a_condition_does_not_hold(condition: dict[str, Any]) -> None:
 
 
 def test_it_answers_with_the_evidence_that_was_read_and_a_sentence() -> None:
-    conditions = {"percent": {"gte": 90}, "/files/0": {"glob": "*.log"}, "hostname": "web-01", "gone": {"present": False}}
+    conditions: dict[str, Any] = {"percent": {"gte": 90}, "/files/0": {"glob": "*.log"}}
+    conditions |= {"hostname": "web-01", "gone": {"present": False}}
     answer = match(subject(EVIDENCE), [recipe(match=conditions), recipe("other", match={"percent": 1})])
     assert answer
     assert (answer.recipe, answer.tier, answer.confidence) == ("disk-full", "rule", 1.0)

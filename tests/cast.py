@@ -1,0 +1,85 @@
+"""Alice, Bob and Charlie: what they hold and how they speak to the service inside a test."""
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask
+from werkzeug.test import TestResponse
+
+DISK_FULL = {
+    "hostname": "web-01",
+    "incident_type": "disk_full",
+    "evidence": {"disk_usage_percent": 94, "mount": "/var", "largest_files": ["/var/log/app.log"]},
+}
+
+
+def sign(secret: str, body: bytes) -> str:
+    """The signature as a client computes it: on purpose not by our own signing module."""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Member:
+    """Someone with an API token of a tenant."""
+
+    slug: str
+    token: str
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant's owner: its secret for alerts and an admin's token for the API."""
+
+    app: Flask
+    slug: str
+    secret: str
+    token: str
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def url(self) -> str:
+        return f"/api/v1/webhooks/alerts/{self.slug}"
+
+    def send(self, body: bytes, **headers: str) -> TestResponse:
+        """Post raw bytes with their right signature."""
+        signed = {"X-OpenRemedy-Signature": sign(self.secret, body), "Content-Type": "application/json"} | headers
+        return self.app.test_client().post(self.url, data=body, headers=signed)
+
+    def alert(self, base: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        """Post an alert that must be stored, and return the answer."""
+        answer = self.send(json.dumps({**(base or DISK_FULL), **changes}).encode())
+        assert answer.status_code == 202, answer.get_json()
+        found: dict[str, Any] = answer.get_json()
+        return found
+
+    def get(self, path: str, **query: Any) -> Any:
+        """A successful GET of the API."""
+        answer = self.app.test_client().get(f"/api/v1{path}", query_string=query, headers=self.auth)
+        assert answer.status_code == 200, answer.get_json()
+        return answer.get_json()
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """A successful POST to the API."""
+        answer = self.app.test_client().post(f"/api/v1{path}", json=body or {}, headers=self.auth)
+        assert answer.status_code == 200, answer.get_json()
+        return answer.get_json()
+
+    def incidents(self, **query: Any) -> list[dict[str, Any]]:
+        """The incidents of the first page."""
+        items: list[dict[str, Any]] = self.get("/incidents", **query)["items"]
+        return items
+
+    def incident(self, incident_id: str) -> dict[str, Any]:
+        """One incident with everything about it."""
+        found: dict[str, Any] = self.get(f"/incidents/{incident_id}")
+        return found
