@@ -80,9 +80,11 @@ $(BIN)/pip:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/installed: $(BIN)/pip requirements.txt
+	@echo "Installing the locked requirements into $(VENV): half a minute, once."
 	$(PIP) install --quiet --require-hashes -r requirements.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(BIN)/pip requirements.txt requirements-dev.txt
+	@echo "Installing the locked requirements for development into $(VENV): half a minute, once."
 	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
 	@touch $(VENV)/installed $@

@@ -1,5 +1,10 @@
 """How gunicorn serves wsgi:app. The address comes from the command line (`--bind`)."""
 
+import sys
+from typing import Any
+
+from config import SettingsError, load
+
 # Threads, because a sender that opens a connection and says nothing would stall a sync worker: two of them stop two
 # workers. Eight threads a worker stand more; many slow senders still need a buffering proxy in front.
 worker_class = "gthread"
@@ -31,3 +36,12 @@ loglevel = "warning"
 
 # Otherwise a control socket appears in the home folder, shared by every gunicorn of this user.
 control_socket_disable = True
+
+
+def on_starting(_arbiter: Any) -> None:
+    """Read the settings once before there are workers: a wrong one is one line, not one from each of them."""
+    try:
+        load()
+    except SettingsError as error:
+        print(f"OpenRemedy cannot start: {error}", file=sys.stderr)
+        sys.exit(3)

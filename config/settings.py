@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
 from environs import EnvError, FileAwareEnv
 from marshmallow.validate import OneOf, Range
+from redis.connection import parse_url
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 Network = IPv4Network | IPv6Network
 
@@ -84,7 +88,7 @@ def load() -> Settings:
 
     Embedded keys are generated under the data folder at the first call. Raises SettingsError.
     """
-    env = FileAwareEnv()
+    env = FileAwareEnv(strip_whitespace=True)  # files end with a newline, values do not
     try:
         return _load(env)
     except (EnvError, ValueError) as error:
@@ -102,11 +106,11 @@ def _load(env: FileAwareEnv) -> Settings:
     socket = None if redis_url else _socket_path(data_dir)
     return Settings(
         database_url=_driver(database_url) if production else f"sqlite:///{data_dir / DEFAULT_DATABASE}",
-        redis_url=redis_url or f"unix://{socket}?db=0",
+        redis_url=_redis(redis_url) if redis_url else f"unix://{socket}?db=0",
         redis_socket=socket,
         embedded_database=not production,
         openai_api_key=env.str("OPENAI_API_KEY", "") or None,
-        openai_base_url=env.str("OPENAI_BASE_URL", "").rstrip("/") or None,
+        openai_base_url=_web_url("OPENAI_BASE_URL", env.str("OPENAI_BASE_URL", "")) or None,
         **_keys(env, data_dir, production),
         **values,
     )
@@ -118,7 +122,7 @@ def _prefixed(env: FileAwareEnv, production: bool) -> dict[str, Any]:
         port = env.int("PORT", 8000, validate=Range(1, 65535))
         return {
             "port": port,
-            "public_url": (env.str("PUBLIC_URL", "") or f"http://127.0.0.1:{port}").rstrip("/"),
+            "public_url": _web_url("OPENREMEDY_PUBLIC_URL", env.str("PUBLIC_URL", "")) or f"http://127.0.0.1:{port}",
             "data_dir": Path(env.str("DATA_DIR", "") or "data").absolute(),
             "proxy_count": env.int("PROXY_COUNT", 0, validate=Range(0, 10)),
             "rate_limit": env.int("RATE_LIMIT", 60, validate=count),
@@ -132,9 +136,7 @@ def _prefixed(env: FileAwareEnv, production: bool) -> dict[str, Any]:
             "log_format": env.str("LOG_FORMAT", "json" if production else "text", validate=OneOf(["json", "text"])),
             "trusted_hosts": tuple(env.list("TRUSTED_HOSTS", [], subcast=str)),
             "metrics_token": env.str("METRICS_TOKEN", "") or None,
-            "metrics_allow": tuple(
-                ip_network(text.strip()) for text in env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1/128"])
-            ),
+            "metrics_allow": _networks(env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1/128"])),
             "outgoing_allow_private": env.bool("OUTGOING_ALLOW_PRIVATE", False),
         }
 
@@ -143,10 +145,48 @@ def _driver(url: str) -> str:
     """People write postgres:// and postgresql://; SQLAlchemy would then look for psycopg2."""
     for prefix in ("postgres://", "postgresql://"):
         if url.startswith(prefix):
-            return "postgresql+psycopg://" + url.removeprefix(prefix)
-    if url.startswith(("postgresql+psycopg://", "sqlite:///")):
+            url = "postgresql+psycopg://" + url.removeprefix(prefix)
+    if not url.startswith(("postgresql+psycopg://", "sqlite:///")):
+        raise SettingsError("DATABASE_URL must begin with postgresql:// (or sqlite:/// for a file)")
+    try:
+        name = make_url(url).database or ""
+    except (ArgumentError, ValueError):  # their words may quote the password
+        raise SettingsError("DATABASE_URL is not a URL such as postgresql://user:password@host:5432/name") from None
+    if not url.startswith("sqlite"):
         return url
-    raise SettingsError("DATABASE_URL must begin with postgresql:// (or sqlite:/// for a file)")
+    if name in ("", ":memory:"):
+        raise SettingsError("DATABASE_URL must name a file after sqlite:///, for example sqlite:////srv/openremedy.db")
+    return f"sqlite:///{Path(name).absolute()}"
+
+
+def _redis(url: str) -> str:
+    try:
+        parse_url(url)
+    except ValueError:
+        raise SettingsError(
+            "REDIS_URL must look like redis://host:6379/0 (rediss:// with TLS, unix:// for a socket)"
+        ) from None
+    return url
+
+
+def _web_url(name: str, url: str) -> str:
+    """`url` without a slash at its end. It is shown and logged, so it may hold no password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.password is None
+        _ = parts.port  # raises when it is no number
+    except ValueError:
+        good = False
+    if url and not good:
+        raise SettingsError(f"{name} must look like https://host or http://host:port, without a password")
+    return url.rstrip("/")
+
+
+def _networks(texts: list[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(text.strip()) for text in texts)
+    except ValueError as error:
+        raise SettingsError(f"OPENREMEDY_METRICS_ALLOW must list networks such as 10.0.0.0/8: {error}") from error
 
 
 def _socket_path(data_dir: Path) -> Path:

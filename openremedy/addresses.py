@@ -1,8 +1,12 @@
 """Who is calling: the address that a limit counts by."""
 
+import re
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from flask import request
+
+# Some proxies put the port into X-Forwarded-For as well: 192.0.2.1:50000 or [2001:db8::1]:50000.
+_WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([\d.]+):\d+", re.ASCII)
 
 
 def client_key() -> str:
@@ -12,6 +16,8 @@ def client_key() -> str:
 
 def network_of(address: str) -> str:
     """`address`, or the /64 of an IPv6 address; an IPv4 address in IPv6 clothes is the IPv4 address."""
+    found = _WITH_PORT.fullmatch(address)
+    address = found[1] or found[2] if found else address
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

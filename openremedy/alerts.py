@@ -17,14 +17,13 @@ from openremedy.errors import BadBody, Invalid
 
 MAX_EVIDENCE_BYTES = 256 * 1024
 MAX_EVIDENCE_DEPTH = 32
+MAX_GROWTH = 4  # of a text that is written again: 1e15 becomes 1000000000000000.0
 MAX_NUMBER_DIGITS = 64
 MAX_NAMED_UNKNOWN = 20
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # RFC 3339 section 5.6; the fraction may have any number of digits, we keep microseconds.
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,18}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class IncidentType(StrEnum):
@@ -106,9 +105,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BadBody(f"The body is not UTF-8: byte {error.start} cannot be read.") from error
     except json.JSONDecodeError as error:
-        raise BadBody(
-            f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
-        ) from error
+        raise BadBody(f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from error
     except RecursionError as error:
         raise _too_deep() from error
     if not isinstance(value, dict):
@@ -222,7 +219,7 @@ def parse_alert(body: bytes, statuses: Iterable[AlertStatus] = PUBLIC_STATUSES) 
         loaded["evidence"], replaced = _storable(loaded["evidence"])
         if replaced:
             warnings.append("evidence: NUL characters and lone surrogates were replaced by U+FFFD")
-    if len(body) > MAX_EVIDENCE_BYTES:
+    if len(body) * MAX_GROWTH > MAX_EVIDENCE_BYTES:
         _check_evidence_size(loaded["evidence"])
     return Alert(**loaded), warnings
 

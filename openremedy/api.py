@@ -5,13 +5,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from flask import Flask, g, request
-from flask_smorest import Api, Blueprint
-from marshmallow import EXCLUDE, Schema, fields, validate
+from flask import Flask, Request, g, request
+from flask_smorest import Blueprint
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from sqlalchemy import select
+from webargs.flaskparser import FlaskParser
 
-from openremedy import incidents, tenants
-from openremedy.alerts import IncidentType, Rfc3339, Severity
+from openremedy import apidoc, incidents, tenants
+from openremedy.alerts import IncidentType, Rfc3339, Severity, parse_object
 from openremedy.errors import Forbidden, Invalid, NotFound, Unauthorized
 from openremedy.extensions import db
 from openremedy.ids import parse_id
@@ -19,24 +20,46 @@ from openremedy.incidents import Filters, stamp
 from openremedy.models import AlertRecord, Delivery, IncidentStatus, Recipe, Role, Source, Triage, table
 from openremedy.services import services
 
-blueprint = Blueprint("api", __name__, url_prefix="/api/v1", description="Incidents, deliveries and recipes")
-
 HIDDEN_HEADERS = ("X-OpenRemedy-Signature",)  # with the body it could be sent again
 
 
 def register(app: Flask) -> None:
-    """Mount the API and its OpenAPI document."""
-    app.config.update(
-        API_TITLE="OpenRemedy",
-        API_VERSION="v1",
-        OPENAPI_VERSION="3.1.0",
-        OPENAPI_URL_PREFIX="/api/v1",
-        OPENAPI_JSON_PATH="openapi.json",
-    )
-    Api(app).register_blueprint(blueprint)
+    """Mount the API, its OpenAPI document and the page to read it."""
+    apidoc.register(app, blueprint)
+
+
+class StrictParser(FlaskParser):
+    """Reads a JSON body as the door does: the same refusals, whatever its Content-Type says."""
+
+    def load_json(self, req: Request, schema: Schema) -> dict[str, Any]:
+        """The JSON object in the body. Raises BadBody."""
+        return parse_object(req.get_data(cache=True))
+
+
+class StrictBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest carries no types
+    """A blueprint whose bodies are read strictly."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+
+blueprint = StrictBlueprint("api", __name__, url_prefix="/api/v1", description="Incidents, deliveries and recipes")
 
 
 # ---------------------------------------------------------------- shapes
+
+
+class Text(fields.String):
+    """Text that every database can hold and compare."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        if not _storable(text):
+            raise ValidationError("Must not contain NUL characters or lone surrogates.")
+        return text
+
+
+def _storable(text: str) -> bool:
+    return not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text)
 
 
 class PageQuery(Schema):
@@ -55,10 +78,10 @@ class IncidentQuery(PageQuery):
     status = fields.Enum(IncidentStatus, by_value=fields.String(), load_default=None)
     severity = fields.Enum(Severity, by_value=fields.String(), load_default=None)
     incident_type = fields.Enum(IncidentType, by_value=fields.String(), load_default=None)
-    hostname = fields.String(load_default=None)
-    recipe = fields.String(load_default=None)
+    hostname = Text(load_default=None)
+    recipe = Text(load_default=None)
     classification = fields.Enum(Triage, by_value=fields.String(), load_default=None)
-    q = fields.String(load_default=None, validate=validate.Length(max=200))
+    q = Text(load_default=None, validate=validate.Length(max=200))
     since = Rfc3339(load_default=None)
 
 
@@ -66,14 +89,14 @@ class DeliveryQuery(PageQuery):
     """Filters of the delivery list."""
 
     accepted = fields.Boolean(load_default=None)
-    reason = fields.String(load_default=None)
+    reason = Text(load_default=None)
 
 
 class FeedbackBody(Schema):
     """A person's answer."""
 
     answer = fields.String(required=True, validate=validate.OneOf(["confirm", "correct", "none"]))
-    recipe = fields.String(load_default=None, validate=validate.Length(1, 100))
+    recipe = Text(load_default=None, validate=validate.Length(1, 100))
 
 
 class Candidate(Schema):
@@ -205,7 +228,7 @@ class RecipePage(Schema):
 
 
 def needs(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The view runs for a bearer token of at least this role; `g.tenant` and `g.actor` say whose."""
+    """The view runs for a bearer token of at least this role; `g.tenant_id` and `g.actor` say whose."""
 
     def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(view)
@@ -219,7 +242,8 @@ def needs(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _authenticate(role: Role) -> None:
-    if request.method == "GET":
+    reads = request.method in ("GET", "HEAD")
+    if reads:
         # On SQLite a transaction takes the write lock unless it says that it only reads.
         db.session.connection(execution_options={"sqlite_readonly": True})
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -230,10 +254,9 @@ def _authenticate(role: Role) -> None:
     if not token.role.may(role):
         raise Forbidden(f"This needs a token with the role {role} or more.")
     services().tally.token_used(token.id)
-    g.tenant = tenant
+    g.tenant_id = tenant.id
     g.actor = f"token {token.name or token.id}"
-    if request.method != "GET":
-        g.tenant_id = tenant.id
+    if not reads:
         db.session.rollback()  # the action opens a transaction of its own
 
 
@@ -269,7 +292,7 @@ def _paged(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
 def list_incidents(query: dict[str, Any]) -> dict[str, Any]:
     """Incidents, newest first."""
     limit, before = query.pop("limit"), _cursor(query.pop("cursor"))
-    return _paged(incidents.page(db.session(), g.tenant.id, Filters(**query), before, limit + 1), limit)
+    return _paged(incidents.page(db.session(), g.tenant_id, Filters(**query), before, limit + 1), limit)
 
 
 @blueprint.get("/incidents/<incident_id>")
@@ -281,7 +304,7 @@ def get_incident(incident_id: str) -> dict[str, Any]:
 
 
 def _shown(incident_id: str) -> dict[str, Any]:
-    return incidents.detail(db.session(), g.tenant.id, _id(incident_id))
+    return incidents.detail(db.session(), g.tenant_id, _id(incident_id))
 
 
 @blueprint.post("/incidents/<incident_id>/acknowledge")
@@ -335,7 +358,7 @@ def list_deliveries(query: dict[str, Any]) -> dict[str, Any]:
     statement = (
         select(*columns, Source.name.label("source_name"))
         .outerjoin(Source, Source.id == Delivery.source_id)
-        .where(Delivery.tenant_id == g.tenant.id)
+        .where(Delivery.tenant_id == g.tenant_id)
     )
     if query["accepted"] is not None:
         statement = statement.where(Delivery.accepted.is_(query["accepted"]))
@@ -356,7 +379,7 @@ def get_delivery(delivery_id: str) -> dict[str, Any]:
     statement = (
         select(*table(Delivery).c, Source.name.label("source_name"))
         .outerjoin(Source, Source.id == Delivery.source_id)
-        .where(Delivery.tenant_id == g.tenant.id, Delivery.id == _id(delivery_id))
+        .where(Delivery.tenant_id == g.tenant_id, Delivery.id == _id(delivery_id))
     )
     row = db.session.execute(statement).mappings().first()
     if row is None:
@@ -403,7 +426,7 @@ def _delivery_json(row: Any) -> dict[str, Any]:
 @blueprint.response(200, RecipePage)
 def list_recipes(query: dict[str, Any]) -> dict[str, Any]:
     """The tenant's recipes, newest first; without their steps."""
-    statement = select(Recipe).where(Recipe.tenant_id == g.tenant.id)
+    statement = select(Recipe).where(Recipe.tenant_id == g.tenant_id)
     if query["cursor"] is not None:
         if not query["cursor"].isascii() or not query["cursor"].isdigit() or len(query["cursor"]) > 18:
             raise Invalid(fields={"cursor": ["Not a cursor of ours."]})
@@ -419,7 +442,9 @@ def list_recipes(query: dict[str, Any]) -> dict[str, Any]:
 @blueprint.response(200, RecipeDetail)
 def get_recipe(slug: str) -> dict[str, Any]:
     """One recipe with its steps."""
-    recipe = db.session.scalar(select(Recipe).where(Recipe.tenant_id == g.tenant.id, Recipe.slug == slug))
+    if not _storable(slug):
+        raise NotFound()
+    recipe = db.session.scalar(select(Recipe).where(Recipe.tenant_id == g.tenant_id, Recipe.slug == slug))
     if recipe is None:
         raise NotFound()
     return _recipe_json(recipe) | {"steps": recipe.steps}

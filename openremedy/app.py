@@ -1,5 +1,6 @@
 """The application factory."""
 
+import math
 import time
 import uuid
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from openremedy import api, cli, health, logs, webhooks
 from openremedy.alerts import compact
 from openremedy.crypto import Vault
 from openremedy.directory import Directory
-from openremedy.errors import Problem, Unavailable
+from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 from openremedy.extensions import db, limiter, migrate
 from openremedy.intake import Door
 from openremedy.queue import Waker, web_client
@@ -93,7 +94,8 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
 
 
 def _engine_options(settings: Settings) -> dict[str, Any]:
-    common = {"json_serializer": compact}
+    # Errors reach the log, and their parameters are hosts, evidence and ciphertext.
+    common = {"json_serializer": compact, "hide_parameters": True}
     if settings.database_url.startswith("sqlite"):
         return common | {"connect_args": {"timeout": BUSY_TIMEOUT}}
     return common | {
@@ -103,7 +105,9 @@ def _engine_options(settings: Settings) -> dict[str, Any]:
         "pool_timeout": 2,
         "connect_args": {
             "connect_timeout": 2,
-            "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000",
+            # In UTC, or the years 1 and 9999 of a careless sender leave the range that can be read back.
+            "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
+            " -c timezone=UTC",
         },
     }
 
@@ -159,9 +163,9 @@ def _services(app: Flask, settings: Settings) -> Services:
 
 
 def _hooks(app: Flask) -> None:
-    # app.before_request functions run in order; limiter.init_app added its own before.
+    # limiter.init_app added its own functions already: ours come before them and after them.
     app.before_request_funcs.setdefault(None, []).insert(0, _begin)
-    app.after_request(_finish)
+    app.after_request_funcs.setdefault(None, []).insert(0, _finish)  # these run from the last to the first
     app.register_error_handler(Problem, _problem)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(OperationalError, _database_away)
@@ -180,6 +184,7 @@ def _finish(response: Response) -> Response:
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["X-Request-ID"] = g.request_id
+    _set_retry_after(response)
     log.info(
         "request.done",
         method=request.method,
@@ -190,8 +195,20 @@ def _finish(response: Response) -> Response:
     return response
 
 
+def _set_retry_after(response: Response) -> None:
+    """Only where waiting helps: the limiter puts the header on every answer, rounded down, and over that of a 503."""
+    reset = response.headers.get("X-RateLimit-Reset")
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and reset:
+        response.headers["Retry-After"] = str(max(1, math.ceil(int(reset) - time.time())))
+    elif retry_after := g.get("retry_after"):
+        response.headers["Retry-After"] = retry_after
+    else:
+        response.headers.pop("Retry-After", None)
+
+
 def _problem(problem: Problem) -> ResponseReturnValue:
     webhooks.remember_refusal(problem)
+    g.retry_after = problem.headers.get("Retry-After")
     error: dict[str, Any] = {"code": problem.code, "message": problem.message}
     if problem.fields:
         error["fields"] = problem.fields
@@ -213,11 +230,9 @@ def _code_of(status: int) -> str:
 
 
 def _words(error: HTTPException, status: int) -> str:
-    if status == 429:
-        return "Too many requests from your address; see Retry-After."
-    if status == 422:
-        return "The request does not fit the schema."
-    return (error.description or HTTPStatus(status).phrase)[:300]
+    """Ours for what senders meet. Those of Werkzeug are for people too, but some quote the request."""
+    own = {404: NotFound.message, 422: Invalid.message, 429: "Too many requests from your address; see Retry-After."}
+    return own.get(status) or (HTTPStatus(status).phrase if status == 400 else error.description or "")
 
 
 def _fields(error: HTTPException) -> dict[str, Any] | None:

@@ -6,10 +6,11 @@ All of it is rows and conditional writes, so it holds for any number of workers 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from openremedy.ids import new_id
@@ -35,9 +36,9 @@ class Claim:
     incident: Any  # a row of the table
 
 
-def _upsert(connection: Connection, model: Any) -> Any:
+def _upsert(engine: Engine, model: Any) -> Any:
     """An insert that can say ON CONFLICT; each dialect has a class of its own."""
-    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
+    kind = postgresql if engine.dialect.name == "postgresql" else sqlite
     return kind.insert(table(model))
 
 
@@ -45,58 +46,86 @@ def _upsert(connection: Connection, model: Any) -> Any:
 
 
 def claim(engine: Engine, limit: int, lease: timedelta) -> list[Claim]:
-    """Up to `limit` pending incidents, one of each tenant before a second of any; oldest first."""
+    """Up to `limit` incidents that may be worked on together. What others hold at this moment is left out, so an
+    empty list does not mean that nothing waits; `waiting` tells.
+
+    A tenant's turn comes later the more of its incidents are being worked on or wait before this one, so whoever
+    sends thousands does not hold up the one incident of another. Within a turn the oldest is first.
+    """
     moment = now()
-    ready = (Incident.triage == Triage.PENDING, or_(Incident.retry_at.is_(None), Incident.retry_at <= moment))
-    turn = func.row_number().over(partition_by=Incident.tenant_id, order_by=Incident.id)
-    queued = select(Incident.id, Incident.attempts, turn.label("turn")).where(*ready).subquery()
-    fair = select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(limit)
-    with engine.begin() as connection:
-        # Looked up first and locked second: a window cannot be locked, and a row taken in between is skipped.
-        ids = list(connection.scalars(fair))
-        locked = select(Incident.id, Incident.attempts).where(Incident.id.in_(ids), *ready)
-        rows = connection.execute(locked.order_by(Incident.id).with_for_update(skip_locked=True)).all()
-        chosen = _without_suspects(rows)
-        if not chosen:
-            return []
-        batch = new_id()
-        taken = (
-            update(_incidents)
-            .where(_incidents.c.id.in_(chosen))
-            .values(
-                triage=Triage.CLASSIFYING,
-                triage_since=moment,
-                attempts=_incidents.c.attempts + 1,
-                claim=batch,
-                lease_until=moment + lease,
-                retry_at=None,
-            )
-            .returning(*_incidents.c)
-        )
-        return [Claim(batch, row) for row in connection.execute(taken).mappings()]
-
-
-def _without_suspects(rows: Sequence[Any]) -> list[uuid.UUID]:
-    good = [row.id for row in rows if row.attempts < SUSPECT_ATTEMPTS]
-    return good or [row.id for row in rows[:1]]
-
-
-def give_back(engine: Engine, held: Claim, until: datetime | None, cause: str) -> None:
-    """Put a claimed incident back to wait for its cause's answer; the attempt does not count."""
-    statement = (
-        update(_incidents)
-        .where(_incidents.c.id == held.incident["id"], _mine(held))
-        .values(
-            triage=Triage.PENDING,
-            attempts=_incidents.c.attempts - 1,
-            claim=None,
-            lease_until=None,
-            retry_at=until,
-            cause=cause,
-        )
+    in_hand = (
+        select(Incident.tenant_id, func.count().label("count"))
+        .where(Incident.triage == Triage.CLASSIFYING)
+        .group_by(Incident.tenant_id)
+        .subquery()
     )
+    place = func.row_number().over(partition_by=Incident.tenant_id, order_by=Incident.id)
+    turn = (place + func.coalesce(in_hand.c.count, 0)).label("turn")
+    queued = (
+        select(Incident.id, turn)
+        .outerjoin(in_hand, in_hand.c.tenant_id == Incident.tenant_id)
+        .where(*_ready(moment), Incident.attempts < SUSPECT_ATTEMPTS)
+        .subquery()
+    )
+    return _claim(engine, select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(limit), moment, lease)
+
+
+def claim_suspect(engine: Engine, lease: timedelta) -> Claim | None:
+    """One incident that may be what kills workers: claimed alone, so that others do not pay for it."""
+    moment = now()
+    oldest = select(Incident.id).where(*_ready(moment), Incident.attempts >= SUSPECT_ATTEMPTS).order_by(Incident.id)
+    return next(iter(_claim(engine, oldest.limit(1), moment, lease)), None)
+
+
+def _ready(moment: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What may be claimed: it waits, its pause is over, and nobody asks the model about its cause just now."""
+    asked_about = (
+        select(CauseLease.cause)
+        .where(
+            CauseLease.tenant_id == Incident.tenant_id,
+            CauseLease.cause == Incident.cause,
+            CauseLease.holder != Incident.id,
+            CauseLease.lease_until >= moment,
+        )
+        .exists()
+    )
+    due = or_(Incident.retry_at.is_(None), Incident.retry_at <= moment)
+    return Incident.triage == Triage.PENDING, due, ~asked_about
+
+
+def _claim(engine: Engine, wanted: Select[uuid.UUID], moment: datetime, lease: timedelta) -> list[Claim]:
     with engine.begin() as connection:
-        connection.execute(statement)
+        # Looked up first and locked second, because a window cannot be locked.
+        ids = list(connection.scalars(wanted))
+        return _take(connection, ids, moment, lease) if ids else []
+
+
+def _take(connection: Connection, ids: Sequence[uuid.UUID], moment: datetime, lease: timedelta) -> list[Claim]:
+    locked = select(Incident.id).where(Incident.id.in_(ids), Incident.triage == Triage.PENDING).order_by(Incident.id)
+    free = list(connection.scalars(locked.with_for_update(skip_locked=True)))
+    batch = new_id()
+    values = {
+        "triage": Triage.CLASSIFYING,
+        "attempts": _incidents.c.attempts + 1,
+        "claim": batch,
+        "lease_until": moment + lease,
+        "retry_at": None,
+    }
+    taken = update(_incidents).where(_incidents.c.id.in_(free)).values(values).returning(*_incidents.c)
+    return [Claim(batch, row) for row in connection.execute(taken).mappings()] if free else []
+
+
+def give_back(connection: Connection, held: Claim, cause: str) -> None:
+    """Put a claimed incident back to wait; the attempt does not count."""
+    values = {
+        "triage": Triage.PENDING,
+        "attempts": _incidents.c.attempts - 1,
+        "claim": None,
+        "lease_until": None,
+        "cause": cause,
+    }
+    statement = update(_incidents).where(_incidents.c.id == held.incident["id"], _mine(held)).values(values)
+    connection.execute(statement)
 
 
 def _mine(held: Claim) -> Any:
@@ -105,7 +134,7 @@ def _mine(held: Claim) -> Any:
 
 def settle(connection: Connection, held: Claim, values: dict[str, Any]) -> bool:
     """Write the end of a claim; False when the incident is somebody else's by now, then nothing was written."""
-    done = values | {"claim": None, "lease_until": None, "fresh": False, "triage_since": now()}
+    done = values | {"claim": None, "lease_until": None}
     statement = update(_incidents).where(_incidents.c.id == held.incident["id"], _mine(held)).values(done)
     return connection.execute(statement).rowcount == 1
 
@@ -116,7 +145,7 @@ def fail(engine: Engine, held: Claim, reason: str) -> None:
     spent = attempts >= MAX_ATTEMPTS
     pause = timedelta(seconds=5 * 2**attempts)
     values = (
-        {"triage": Triage.NEEDS_HUMAN, "retry_at": None}
+        {"triage": Triage.NEEDS_HUMAN, "triage_since": now()}
         if spent
         else {"triage": Triage.PENDING, "retry_at": now() + pause}
     )
@@ -150,18 +179,18 @@ def requeue_lost(engine: Engine, limit: int = 500) -> tuple[int, int]:
         rows = connection.execute(expired).mappings().all()
         spent = [row for row in rows if row["attempts"] >= MAX_ATTEMPTS]
         again = [row for row in rows if row["attempts"] < MAX_ATTEMPTS]
-        _release(connection, spent, Triage.NEEDS_HUMAN)
-        _release(connection, again, Triage.PENDING)
+        _release(connection, spent, {"triage": Triage.NEEDS_HUMAN, "triage_since": now()})
+        _release(connection, again, {"triage": Triage.PENDING})
         for row in spent:
             _say_needs_human(connection, row, f"{row['attempts']} attempts ended without an answer")
     return len(again), len(spent)
 
 
-def _release(connection: Connection, rows: Sequence[Any], triage: Triage) -> None:
-    values = {"triage": triage, "claim": None, "lease_until": None, "retry_at": None, "triage_since": now()}
+def _release(connection: Connection, rows: Sequence[Any], values: dict[str, Any]) -> None:
+    free = values | {"claim": None, "lease_until": None, "retry_at": None}
     if rows:
         ids = [row["id"] for row in rows]
-        connection.execute(update(_incidents).where(_incidents.c.id.in_(ids)).values(values))
+        connection.execute(update(_incidents).where(_incidents.c.id.in_(ids)).values(free))
 
 
 def redo_provisional(engine: Engine, limit: int = 200) -> int:
@@ -189,69 +218,61 @@ def redo_provisional(engine: Engine, limit: int = 200) -> int:
 
 def waiting(engine: Engine) -> bool:
     """Whether an incident could be claimed now."""
-    ready = (Incident.triage == Triage.PENDING, or_(Incident.retry_at.is_(None), Incident.retry_at <= now()))
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        return connection.execute(select(Incident.id).where(*ready).limit(1)).first() is not None
+        return connection.execute(select(Incident.id).where(*_ready(now())).limit(1)).first() is not None
 
 
 # ---------------------------------------------------------------- causes
 
 
-@dataclass(frozen=True)
-class CauseTurn:
-    """`mine`: ask the model. Else wait `until` another's call ends, or, with None, do without the model."""
+class Turn(StrEnum):
+    """Who asks the model about a cause."""
 
-    mine: bool
-    until: datetime | None = None
+    MINE = "mine"
+    # Somebody asks already: the incident was put back and is ready again when that call has ended.
+    WAIT = "wait"
+    # The model gave no usable answer a short while ago.
+    FAILED = "failed"
 
 
-def take_cause(engine: Engine, held: Claim, cause: str, lease: timedelta) -> CauseTurn:
+def take_cause(engine: Engine, held: Claim, cause: str, lease: timedelta) -> Turn:
     """Try to become the one who asks the model about a cause."""
     moment = now()
     leases = table(CauseLease)
-    tenant_id = held.incident["tenant_id"]
-    holder = held.incident["id"]
+    key = {"tenant_id": held.incident["tenant_id"], "cause": cause}
+    mine = {"holder": held.incident["id"], "lease_until": moment + lease, "failed_until": None}
+    # The holder itself comes back when its worker was lost.
+    over = (leases.c.lease_until < moment) | (leases.c.holder == held.incident["id"])
+    rested = leases.c.failed_until.is_(None) | (leases.c.failed_until < moment)
+    taken = (
+        _upsert(engine, CauseLease)
+        .values(**key, **mine)
+        .on_conflict_do_update(index_elements=list(key), set_=mine, where=over & rested)
+        .returning(leases.c.holder)
+    )
     with engine.begin() as connection:
-        statement = _upsert(connection, CauseLease).values(
-            tenant_id=tenant_id, cause=cause, holder=holder, lease_until=moment + lease, failed_until=None
-        )
-        taken = statement.on_conflict_do_update(
-            index_elements=["tenant_id", "cause"],
-            set_={"holder": holder, "lease_until": moment + lease, "failed_until": None},
-            where=(leases.c.lease_until < moment)
-            & or_(leases.c.failed_until.is_(None), leases.c.failed_until < moment),
-        ).returning(leases.c.holder)
         if connection.execute(taken).first():
-            return CauseTurn(mine=True)
-        row = connection.execute(
-            select(leases).where(leases.c.tenant_id == tenant_id, leases.c.cause == cause)
-        ).first()
-    if row is None:  # given up between the two statements
-        return CauseTurn(mine=False, until=moment)
-    return CauseTurn(mine=False, until=row.lease_until if row.lease_until >= moment else None)
+            return Turn.MINE
+        # The row is locked since the upsert, also where its condition did not hold.
+        held_until = connection.execute(select(leases.c.lease_until).filter_by(**key)).scalar_one()
+        if held_until < moment:
+            return Turn.FAILED
+        give_back(connection, held, cause)
+        return Turn.WAIT
 
 
 def leave_cause(engine: Engine, held: Claim, cause: str, *, failed: bool) -> None:
-    """End one's turn and let those who wait for this cause go on."""
+    """End one's turn; those who wait for this cause may then be claimed."""
     leases = table(CauseLease)
     mine = (
         leases.c.tenant_id == held.incident["tenant_id"],
         leases.c.cause == cause,
         leases.c.holder == held.incident["id"],
     )
-    waiters = (
-        _incidents.c.tenant_id == held.incident["tenant_id"],
-        _incidents.c.triage == Triage.PENDING,
-        _incidents.c.cause == cause,
-    )
+    moment = now()
+    ended = {"holder": None, "lease_until": moment - timedelta(seconds=1), "failed_until": moment + CAUSE_PAUSE}
     with engine.begin() as connection:
-        if failed:
-            moment = now()
-            values = {"holder": None, "lease_until": moment, "failed_until": moment + CAUSE_PAUSE}
-            connection.execute(update(leases).where(*mine).values(values))
-        else:
-            connection.execute(delete(leases).where(*mine))
-        connection.execute(update(_incidents).where(*waiters).values(retry_at=None))
+        connection.execute(update(leases).where(*mine).values(ended) if failed else delete(leases).where(*mine))
 
 
 # ---------------------------------------------------------------- the model
@@ -272,17 +293,21 @@ def model_failed(engine: Engine, reason: str, retry_after: float | None) -> date
     states = table(ModelState)
     with engine.begin() as connection:
         row = connection.execute(select(states).with_for_update()).first()
-        if row and row.away_until and row.away_until > now() and retry_after is None:
-            return row.away_until  # type: ignore[no-any-return]
         failures = row.failures if row else 0
-        pause = min(FIRST_PAUSE * 2 ** min(failures, 10), LONGEST_PAUSE)
-        if retry_after is not None:
-            pause = min(max(retry_after, 1), LONGEST_RETRY_AFTER)
-        until = now() + timedelta(seconds=pause)
-        values = {"away_until": until, "reason": reason[:500], "failures": failures + 1}
-        statement = _upsert(connection, ModelState).values(id=_STATE_ROW, **values)
+        known = row.away_until if row and row.away_until and row.away_until > now() else None
+        until = now() + timedelta(seconds=_pause(failures, retry_after))
+        if known and (retry_after is None or until <= known):
+            return known  # type: ignore[no-any-return]
+        values = {"away_until": until, "reason": reason[:500], "failures": failures + (known is None)}
+        statement = _upsert(engine, ModelState).values(id=_STATE_ROW, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
     return until
+
+
+def _pause(failures: int, retry_after: float | None) -> float:
+    if retry_after is not None:
+        return min(max(retry_after, 1), LONGEST_RETRY_AFTER)
+    return min(FIRST_PAUSE * 2.0 ** min(failures, 10), LONGEST_PAUSE)
 
 
 def model_answered(engine: Engine) -> None:
@@ -295,32 +320,27 @@ def model_answered(engine: Engine) -> None:
         connection.execute(update(states).values(away_until=None, reason=None, failures=0))
 
 
-def reserve_tokens(engine: Engine, tenant_id: int, tokens: int, limit: int) -> bool:
-    """Take `tokens` out of today's budget (limit 0 = none); False when they are not there."""
+def reserve_tokens(engine: Engine, tenant_id: int, tokens: int, limit: int) -> date | None:
+    """Take `tokens` out of today's budget (limit 0 = none); the day they are of, None when they are not there."""
+    day = now().date()
+    usage = table(TokenUsage)
+    raised = usage.c.tokens + tokens
+    statement = _upsert(engine, TokenUsage).values(tenant_id=tenant_id, day=day, tokens=tokens)
+    taken = statement.on_conflict_do_update(
+        index_elements=["tenant_id", "day"], set_={"tokens": raised}, where=(raised <= limit) if limit else None
+    ).returning(usage.c.tokens)
+    if limit and tokens > limit:
+        return None
     with engine.begin() as connection:
-        usage = table(TokenUsage)
-        statement = _upsert(connection, TokenUsage).values(tenant_id=tenant_id, day=now().date(), tokens=tokens)
-        raised = usage.c.tokens + tokens
-        if limit and tokens > limit:
-            return False
-        taken = statement.on_conflict_do_update(
-            index_elements=["tenant_id", "day"],
-            set_={"tokens": raised},
-            where=(raised <= limit) if limit else None,
-        ).returning(usage.c.tokens)
-        return connection.execute(taken).first() is not None
+        return day if connection.execute(taken).first() else None
 
 
-def correct_tokens(engine: Engine, tenant_id: int, difference: int) -> None:
+def correct_tokens(engine: Engine, tenant_id: int, day: date, difference: int) -> None:
     """Replace what was reserved by what was used; `difference` = used - reserved."""
     usage = table(TokenUsage)
-    statement = (
-        update(usage)
-        .where(usage.c.tenant_id == tenant_id, usage.c.day == now().date())
-        .values(tokens=usage.c.tokens + difference)
-    )
+    of_day = (usage.c.tenant_id == tenant_id, usage.c.day == day)
     with engine.begin() as connection:
-        connection.execute(statement)
+        connection.execute(update(usage).where(*of_day).values(tokens=usage.c.tokens + difference))
 
 
 def next_budget() -> datetime:

@@ -2,17 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from rq.timeouts import BaseTimeoutException
-from sqlalchemy import Engine, insert, or_, select
+from sqlalchemy import Connection, Engine, insert, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy import claims
-from openremedy.claims import Claim
+from openremedy.claims import Claim, Turn
 from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estimate_tokens
 from openremedy.classifier import rules as rule_tier
 from openremedy.classifier.cause import cause_of
@@ -28,13 +27,16 @@ from openremedy.models import Tenant, TimelineEntry, Triage, Verdict, now, table
 
 log = structlog.get_logger()
 
-BATCH = 64
+PLACES = 64  # incidents in hand at once where there is no model to wait for
 RUN_SECONDS = 20  # a job looks for more work no longer than this; then it queues the next one
-LEASE_MARGIN = 45  # seconds on top of the model's deadline
+LOOK_SECONDS = 1  # between two looks for new work while calls are in flight
+LEASE_MARGIN = 30  # seconds on top of the model's deadline
 REUSE_HOURS = 24
 SHORTLIST = 12
 RUNNERS_UP = 3
-MODEL_ATTEMPTS = 3  # answers nobody can use, until the lexical verdict is left alone
+MODEL_ATTEMPTS = 3  # in vain, until the lexical verdict is left alone
+LONGEST_REST = timedelta(minutes=30)
+CATALOGUES = 200  # tenants whose index a worker keeps
 ACTOR = "classifier"
 
 
@@ -61,6 +63,7 @@ class Case:
     subject: Subject
     cause: str
     catalogue: Catalogue
+    suspicion: str | None
 
     @property
     def tenant_id(self) -> int:
@@ -69,13 +72,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """An answer and how it is kept. `redo_at`: when a provisional one may be tried again."""
+    """An answer and how it is kept. `redo_at`: when a provisional one may be tried again; `in_vain`: the model was
+    asked and this is not its answer; `cause_failed`: it would not answer others of this cause either.
+    """
 
     answer: Answer
     reusable: bool = False
     provisional: bool = False
     redo_at: datetime | None = None
-    bad_answer: bool = False
+    in_vain: bool = False
+    cause_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,22 +108,35 @@ class Classifier:
         self._catalogues: dict[int, Catalogue] = {}
 
     async def run(self) -> bool:
-        """Classify until nothing is pending (False) or the time of a job is over (True: there is more)."""
+        """Classify until nothing is pending (False) or the time of a job is over (True: there may be more)."""
         end = time.monotonic() + RUN_SECONDS
-        while claimed := claims.claim(self._engine, BATCH, self._limits.lease):
-            await self.classify(claimed)
-            if time.monotonic() > end:
-                return True
-        return False
+        while time.monotonic() < end:
+            while suspect := claims.claim_suspect(self._engine, self._limits.lease):
+                await self._one(suspect)
+            await self._work(end)
+            if not claims.waiting(self._engine):
+                return False
+            # Somebody else holds what waits: another worker, or an alert that is just being stored.
+            await asyncio.sleep(0.05)
+        return True
 
-    async def classify(self, claimed: Sequence[Claim]) -> None:
-        """Give each claimed incident its verdict, or put it back."""
-        slots = asyncio.Semaphore(self._limits.llm_concurrency)
+    async def _work(self, end: float) -> None:
+        """Fill every free place at once: a slow call holds up its own place and nobody else's incident."""
+        flying: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
-            for claim in claimed:
-                group.create_task(self._one(claim, slots))
+            while True:
+                free = self._places - len(flying) if time.monotonic() < end else 0
+                claimed = claims.claim(self._engine, free, self._limits.lease) if free else []
+                flying |= {group.create_task(self._one(claim)) for claim in claimed}
+                if not flying:
+                    return
+                _, flying = await asyncio.wait(flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _one(self, claim: Claim, slots: asyncio.Semaphore) -> None:
+    @property
+    def _places(self) -> int:
+        return self._limits.llm_concurrency if self._model else PLACES
+
+    async def _one(self, claim: Claim) -> None:
         """The outermost edge of one incident: what breaks here is recorded on it and must not stop the others."""
         try:
             case = self._case(claim)
@@ -125,18 +144,26 @@ class Classifier:
             if found:
                 self._store(case, found)
             else:
-                await self._with_model(case, slots)
-        except BaseTimeoutException:  # the job's time is over: the lease gives the incident to the next one
-            raise
+                await self._with_model(case)
         except Exception as error:
             log.exception("classify.failed", incident=str(claim.incident["id"]))
-            claims.fail(self._engine, claim, type(error).__name__)
+            self._fail(claim, type(error).__name__)
+
+    def _fail(self, claim: Claim, reason: str) -> None:
+        try:
+            claims.fail(self._engine, claim, reason)
+        except SQLAlchemyError as error:  # then the end of the lease gives the incident back
+            log.error("classify.not_recorded", incident=str(claim.incident["id"]), error=type(error).__name__)
 
     # ------------------------------------------------------------ what is looked at
 
     def _case(self, claim: Claim) -> Case:
         subject = subject_of(claim.incident)
-        return Case(claim, subject, cause_of(subject), self._catalogue(claim.incident["tenant_id"]))
+        suspicious = suspicion(subject)
+        cause = cause_of(subject)
+        # Kept apart: what a text like that talked the model into is not taken over by honest incidents.
+        cause = f"!{cause[1:]}" if suspicious else cause
+        return Case(claim, subject, cause, self._catalogue(claim.incident["tenant_id"]), suspicious)
 
     def _catalogue(self, tenant_id: int) -> Catalogue:
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
@@ -149,6 +176,8 @@ class Classifier:
                 select(table(RecipeRow)).where(RecipeRow.tenant_id == tenant_id, RecipeRow.enabled)
             ).mappings()
             recipes = tuple(_recipe(row) for row in rows)
+        while len(self._catalogues) >= CATALOGUES:
+            del self._catalogues[next(iter(self._catalogues))]
         self._catalogues[tenant_id] = Catalogue(version, allowed, recipes, Index(recipes))
         return self._catalogues[tenant_id]
 
@@ -188,23 +217,23 @@ class Classifier:
 
     # ------------------------------------------------------------ tier 4, with 5 behind it
 
-    async def _with_model(self, case: Case, slots: asyncio.Semaphore) -> None:
+    async def _with_model(self, case: Case) -> None:
         """Store the model's answer, or the lexical one where it cannot be had, or put the incident back to wait."""
         shortlist = case.catalogue.shortlist(case.subject)
         if self._model is None or not (case.catalogue.model_allowed and shortlist):
             # Without a model at all the verdict may be redone once there is one; a tenant's refusal is final.
             return self._store(case, self._lexical(case, provisional=self._model is None))
+        if case.claim.incident["attempts"] > claims.SUSPECT_ATTEMPTS:
+            return self._store(case, self._in_vain(case))
         away = claims.away_until(self._engine)
         if away:
             return self._store(case, self._lexical(case, provisional=True, redo_at=away))
-        async with slots:
-            turn = claims.take_cause(self._engine, case.claim, case.cause, self._limits.lease)
-            if turn.mine:
-                return await self._my_turn(case, self._model, shortlist)
-        if turn.until is None:
-            redo_at = now() + claims.CAUSE_PAUSE
-            return self._store(case, self._lexical(case, provisional=True, redo_at=redo_at))
-        return claims.give_back(self._engine, case.claim, turn.until, case.cause)
+        turn = claims.take_cause(self._engine, case.claim, case.cause, self._limits.lease)
+        if turn is Turn.MINE:
+            return await self._my_turn(case, self._model, shortlist)
+        if turn is Turn.FAILED:
+            return self._store(case, self._in_vain(case))
+        return None
 
     async def _my_turn(self, case: Case, model: Model, shortlist: list[Recipe]) -> None:
         """The verdict is stored before the turn ends, so that those who wait for it find it."""
@@ -213,15 +242,15 @@ class Classifier:
             # Somebody may have answered between the look for a verdict to take over and this turn.
             found = None if case.claim.incident["fresh"] else self._reuse(case)
             found = found or await self._ask(case, model, shortlist)
-            failed = found.bad_answer
+            failed = found.cause_failed
             self._store(case, found)
         finally:
             claims.leave_cause(self._engine, case.claim, case.cause, failed=failed)
 
     async def _ask(self, case: Case, model: Model, shortlist: list[Recipe]) -> Found:
         reserved = estimate_tokens(messages(case.subject, shortlist, "incident-" + "0" * 24))
-        limit = self._limits.llm_daily_tokens
-        if not claims.reserve_tokens(self._engine, case.tenant_id, reserved, limit):
+        day = claims.reserve_tokens(self._engine, case.tenant_id, reserved, self._limits.llm_daily_tokens)
+        if day is None:
             return self._lexical(case, provisional=True, redo_at=claims.next_budget())
         used = 0
         try:
@@ -229,24 +258,32 @@ class Classifier:
             used = answer.tokens
         except ModelAway as away:
             used = away.tokens
-            until = claims.model_failed(self._engine, away.reason, away.retry_after)
-            log.warning("model.away", reason=away.reason, until=until.isoformat())
-            return self._lexical(case, provisional=True, redo_at=until)
+            return self._after_away(case, away)
         except BadAnswer as bad:
             used = bad.tokens
             log.warning("model.bad_answer", incident=str(case.claim.incident["id"]), problem=bad.problem[:200])
-            return self._after_bad_answer(case)
+            return replace(self._in_vain(case), cause_failed=True)
         finally:
-            claims.correct_tokens(self._engine, case.tenant_id, used - reserved)
+            claims.correct_tokens(self._engine, case.tenant_id, day, used - reserved)
         claims.model_answered(self._engine)
         runners_up = [one for one in self._ranked(case) if one.recipe != answer.recipe][:RUNNERS_UP]
         return Found(replace(answer, runners_up=tuple(runners_up)), reusable=True)
 
-    def _after_bad_answer(self, case: Case) -> Found:
+    def _after_away(self, case: Case, away: ModelAway) -> Found:
+        """Redone when the model is back. One that was asked about before rests longer, for it may be the very
+        question that hangs the model, and everybody waits while the model counts as away.
+        """
+        until = claims.model_failed(self._engine, away.reason, away.retry_after)
+        log.warning("model.away", reason=away.reason, until=until.isoformat())
+        before = case.claim.incident["model_attempts"]
+        rest = min(timedelta(seconds=15 * 2 ** min(before, 10)), LONGEST_REST) if before else timedelta(0)
+        return replace(self._lexical(case, provisional=True, redo_at=until + rest), in_vain=True)
+
+    def _in_vain(self, case: Case) -> Found:
+        """The lexical verdict where asking the model leads nowhere; final after a few times."""
         tried = case.claim.incident["model_attempts"] + 1
-        again = tried < MODEL_ATTEMPTS
         redo_at = now() + claims.CAUSE_PAUSE * tried
-        return replace(self._lexical(case, provisional=again, redo_at=redo_at), bad_answer=True)
+        return replace(self._lexical(case, provisional=tried < MODEL_ATTEMPTS, redo_at=redo_at), in_vain=True)
 
     def _ranked(self, case: Case) -> tuple[Candidate, ...]:
         return tuple(case.catalogue.index.rank(case.subject, SHORTLIST))
@@ -261,23 +298,17 @@ class Classifier:
 
     def _store(self, case: Case, found: Found) -> None:
         """Write the verdict and the end of the claim; somebody else's incident (a person was faster) is left alone."""
-        reason = _why_human(case, found)
         incident = case.claim.incident
+        reason = _why_human(case, found)
         verdict_id = new_id()
-        values = {
-            "triage": Triage.NEEDS_HUMAN if reason else Triage.DONE,
-            "cause": case.cause,
-            "provisional": found.provisional,
-            "retry_at": found.redo_at if found.provisional else None,
-            "model_attempts": incident["model_attempts"] + found.bad_answer,
-            "verdict_id": verdict_id,
-        }
         kept = self._same_as_before(case, found)
-        if kept:
-            values["verdict_id"] = kept
         with self._engine.begin() as connection:
+            if not _is_current(connection, case):
+                # The recipes changed while the model thought: its answer may name one that is no more.
+                return claims.give_back(connection, case.claim, case.cause)
+            values = _end(case, found, reason) | {"verdict_id": kept or verdict_id}
             if not claims.settle(connection, case.claim, values) or kept:
-                return
+                return None
             connection.execute(insert(table(Verdict)), self._row(case, found) | {"id": verdict_id})
             connection.execute(insert(table(TimelineEntry)), _entries(incident, found, reason))
         log.info(
@@ -287,6 +318,7 @@ class Classifier:
             recipe=found.answer.recipe,
             provisional=found.provisional,
         )
+        return None
 
     def _same_as_before(self, case: Case, found: Found) -> Any:
         """The id of the verdict in force when a redo found no more than it: then nothing new is written."""
@@ -351,11 +383,28 @@ def _taken_over(row: Any, citations: tuple[Citation, ...]) -> Answer:
     )
 
 
+def _is_current(connection: Connection, case: Case) -> bool:
+    version = connection.execute(select(Tenant.catalogue_version).where(Tenant.id == case.tenant_id)).scalar()
+    return version == case.catalogue.version
+
+
+def _end(case: Case, found: Found, reason: str | None) -> dict[str, Any]:
+    """What the incident says when its verdict is there."""
+    return {
+        "triage": Triage.NEEDS_HUMAN if reason else Triage.DONE,
+        "triage_since": now(),
+        "cause": case.cause,
+        "fresh": False,
+        "provisional": found.provisional,
+        "retry_at": found.redo_at if found.provisional else None,
+        "model_attempts": case.claim.incident["model_attempts"] + found.in_vain,
+    }
+
+
 def _why_human(case: Case, found: Found) -> str | None:
     """Why a person has to look, or None when the verdict stands by itself."""
-    suspicious = suspicion(case.subject)
-    if suspicious:
-        return f"suspicion of injection: {suspicious}"
+    if case.suspicion:
+        return f"suspicion of injection: {case.suspicion}"
     if found.answer.recipe is None:
         return "no recipe fits"
     if found.answer.confidence < ANSWER_THRESHOLD:

@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+import structlog
+from cryptography.fernet import InvalidToken
+from sqlalchemy import Engine, bindparam, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -20,16 +22,19 @@ from openremedy.crypto import Vault
 from openremedy.errors import Unauthorized, Unavailable
 from openremedy.models import Tenant, WebhookSecret, now
 
+log = structlog.get_logger()
+
 MAX_AGE = 1.0  # seconds; a revoked secret works no longer than this
-# A wrong signature asks the database again, but a flood of them does so no more often than this (seconds).
-MIN_AGE = 0.05
 # Stands in for the secrets a tenant does not have. Nobody can sign with it: it is random per process.
 _DUMMY = os.urandom(32)
 
 _LIVE = (
     select(Tenant.id, Tenant.slug, WebhookSecret.id, WebhookSecret.locked, WebhookSecret.expires_at)
     .join(WebhookSecret, WebhookSecret.tenant_id == Tenant.id)
-    .where(Tenant.disabled_at.is_(None))
+    .where(
+        Tenant.disabled_at.is_(None),
+        or_(WebhookSecret.expires_at.is_(None), WebhookSecret.expires_at > bindparam("moment")),
+    )
     .order_by(WebhookSecret.id)
 )
 
@@ -64,16 +69,16 @@ class Directory:
         self._engine = engine
         self._vault = vault
         self._known: dict[str, _Known] = {}
-        self._plain: dict[str, bytes] = {}
+        self._plain: dict[str, bytes | None] = {}
         self._read_at = float("-inf")
         self._lock = threading.Lock()
 
     def authenticate(self, slug: str, body: bytes, signature: str | None) -> Caller:
         """The caller whose live secret signed `body`. Raises Unauthorized, Unavailable."""
-        self._refresh(MAX_AGE)
+        began = time.monotonic()
+        self._read_since(began - MAX_AGE)
         caller = self._check(slug, body, signature)
-        if caller is None:
-            self._refresh(MIN_AGE)
+        if caller is None and self._read_since(began):
             caller = self._check(slug, body, signature)
         if caller is None:
             raise Unauthorized("The signature is missing or wrong.")
@@ -90,27 +95,42 @@ class Directory:
             return None
         return Caller(known.tenant_id, live[position].id)
 
-    def _refresh(self, max_age: float) -> None:
-        if time.monotonic() - self._read_at < max_age:
-            return
+    def _read_since(self, moment: float) -> bool:
+        """Read the database, unless what we know was read after `moment`; then False.
+
+        One thread reads at a time and all that waited use what it found: a flood of wrong signatures is one query after
+        another, never many at once.
+        """
+        if self._read_at >= moment:
+            return False
         with self._lock:
-            if time.monotonic() - self._read_at < max_age:
-                return
-            asked_at = time.monotonic()
-            self._known = self._read()
-            self._read_at = asked_at
+            if self._read_at < moment:
+                asked_at = time.monotonic()
+                self._known = self._read()
+                self._read_at = asked_at
+            return True
 
     def _read(self) -> dict[str, _Known]:
         try:
-            with self._engine.connect() as connection:
-                rows = connection.execute(_LIVE).all()
+            with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
+                rows = connection.execute(_LIVE, {"moment": now()}).all()
         except (DBAPIError, PoolTimeout) as error:
             raise Unavailable() from error
         known: dict[str, _Known] = {}
-        plain: dict[str, bytes] = {}
+        plain: dict[str, bytes | None] = {}
         for tenant_id, slug, secret_id, locked, expires_at in rows:
-            plain[locked] = self._plain.get(locked) or self._vault.unlock(locked).encode()
-            entry = known.setdefault(slug, _Known(tenant_id))
-            entry.secrets.append(Secret(secret_id, plain[locked], expires_at))
+            plain[locked] = self._unlocked(secret_id, locked)
+            if value := plain[locked]:
+                known.setdefault(slug, _Known(tenant_id)).secrets.append(Secret(secret_id, value, expires_at))
         self._plain = plain
         return known
+
+    def _unlocked(self, secret_id: int, locked: str) -> bytes | None:
+        """The secret in clear, or None where no key fits: one broken row must not close the door to all tenants."""
+        if locked in self._plain:
+            return self._plain[locked]
+        try:
+            return self._vault.unlock(locked).encode()
+        except InvalidToken:
+            log.error("secret.unreadable", secret=secret_id, advice="ENCRYPTION_KEYS lacks the key it was locked with")
+            return None

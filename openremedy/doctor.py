@@ -9,10 +9,9 @@ from cryptography.fernet import InvalidToken
 from redis.exceptions import RedisError
 from rq import Worker
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy import health
-from openremedy.models import Incident, Triage, WebhookSecret, now
+from openremedy.models import Incident, SourceSecret, Triage, WebhookSecret, now
 from openremedy.queue import job_queue
 from openremedy.services import Services
 
@@ -62,12 +61,15 @@ def _database(engine: Engine) -> Check:
 
 def _secrets(services: Services, engine: Engine) -> Check:
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        locked = list(connection.scalars(select(WebhookSecret.locked)))
+        locked = [
+            *connection.scalars(select(WebhookSecret.locked)),
+            *connection.scalars(select(SourceSecret.locked)),
+        ]
     unreadable = sum(not _opens(services, one) for one in locked)
     if unreadable:
         advice = "ENCRYPTION_KEYS must hold every key that secrets were encrypted with; add the missing one."
-        return Check("secrets", FAIL, f"{unreadable} of {len(locked)} webhook secrets cannot be decrypted", advice)
-    return Check("secrets", OK, f"{len(locked)} webhook secrets can be decrypted")
+        return Check("secrets", FAIL, f"{unreadable} of {len(locked)} secrets cannot be decrypted", advice)
+    return Check("secrets", OK, f"{len(locked)} secrets can be decrypted")
 
 
 def _opens(services: Services, locked: str) -> bool:
@@ -92,15 +94,14 @@ def _clock(engine: Engine) -> Check:
 def _oldest(engine: Engine) -> Check:
     waiting = Incident.triage.in_((Triage.PENDING, Triage.CLASSIFYING))
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        count, since = connection.execute(
-            select(func.count(), func.min(Incident.triage_since)).where(waiting)
-        ).one()
+        count, since = connection.execute(select(func.count(), func.min(Incident.triage_since)).where(waiting)).one()
     if not count:
         return Check("oldest pending", OK, "nothing waits to be classified")
     age = (now() - since).total_seconds()
     detail = f"{count} incidents wait, the oldest for {age:.0f} s"
     if age > OLD_SECONDS:
-        return Check("oldest pending", WARN, detail, "Are a worker and the scheduler running? flask worker; flask sweep")
+        advice = "Are a worker and the scheduler running? flask worker; flask sweep"
+        return Check("oldest pending", WARN, detail, advice)
     return Check("oldest pending", OK, detail)
 
 

@@ -37,9 +37,13 @@ class Outcome:
 
 def evaluate(folder: Path, recipes_file: Path, variant: str) -> dict[str, Any]:
     """Figures by name. Raises Invalid when a file is missing or not what it should be."""
-    index = Index([_recipe(row) for row in _rows(recipes_file)])
-    truth = {row["id"]: row for row in _rows(folder / "alerts_truth.jsonl")}
-    outcomes = [_outcome(index, row["alert"], truth[row["id"]]) for row in _rows(folder / f"alerts_{variant}.jsonl")]
+    alerts = _rows(folder / f"alerts_{variant}.jsonl")
+    try:
+        index = Index([_recipe(row) for row in _rows(recipes_file)])
+        truth = {row["id"]: row for row in _rows(folder / "alerts_truth.jsonl")}
+        outcomes = [_outcome(index, row["alert"], truth[row["id"]]) for row in alerts]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Invalid(f"{folder}: a line lacks something ({type(error).__name__}: {error}).") from error
     return {"variant": variant, "tier": "lexical"} | _figures(outcomes)
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, ColumnElement, Engine, String, and_, cast, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, String, and_, cast, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from openremedy import lifecycle, store
+from openremedy.alerts import compact
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.shapes import Subject
 from openremedy.errors import Conflict, Invalid, NotFound
@@ -49,7 +50,9 @@ class Filters:
 # ---------------------------------------------------------------- read
 
 
-def page(session: Session, tenant_id: int, filters: Filters, before: uuid.UUID | None, limit: int) -> list[dict[str, Any]]:
+def page(
+    session: Session, tenant_id: int, filters: Filters, before: uuid.UUID | None, limit: int
+) -> list[dict[str, Any]]:
     """Up to `limit` incidents of the tenant, newest first, older than `before`; without their evidence."""
     columns = [column for column in table(Incident).c if column.name != "evidence"]
     statement = (
@@ -88,11 +91,16 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
 
 def _contains(text: str) -> ColumnElement[bool]:
     """Every word stands somewhere in the host name, the sender's key, the type or the evidence."""
-    places = (Incident.hostname, Incident.dedup_key, Incident.incident_type, Incident.evidence)
-    words = [
-        or_(*[cast(place, String).icontains(word, autoescape=True) for place in places]) for word in text.split()[:8]
-    ]
-    return and_(*words)
+    return and_(*[_somewhere(word) for word in text.split()[:8]])
+
+
+def _somewhere(word: str) -> ColumnElement[bool]:
+    places = [cast(place, String) for place in (Incident.hostname, Incident.dedup_key, Incident.incident_type)]
+    written = compact(word)[1:-1]  # as it is spelled inside JSON text: a quote or a backslash has another one before it
+    return or_(
+        *[place.icontains(word, autoescape=True) for place in places],
+        cast(Incident.evidence, String).icontains(written, autoescape=True),
+    )
 
 
 def _verdicts(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Verdict]:
@@ -261,9 +269,7 @@ def reclassify(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: st
             say(connection, tenant_id, incident_id, "reclassify", actor)
 
 
-def say(
-    connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: str, actor: str, **detail: Any
-) -> None:
+def say(connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: str, actor: str, **detail: Any) -> None:
     """Put a line on an incident's timeline."""
     row = {
         "tenant_id": tenant_id,
@@ -317,9 +323,12 @@ def _chosen(connection: Connection, tenant_id: int, answer: str, recipe: str | N
     if answer == "none":
         return None
     if answer == "confirm":
-        recipe = current["recipe"] if current else None
-        if recipe is None:
+        suggested = current["recipe"] if current else None
+        if suggested is None:
             raise Conflict("There is no recipe to confirm: correct it, or say that none fits.")
+        if recipe not in (None, suggested):
+            raise Conflict("The verdict has changed since it was read; it names another recipe now.")
+        recipe = suggested
     elif recipe is None:
         raise Invalid(fields={"recipe": ["Missing: which recipe is the right one?"]})
     enabled = select(Recipe.slug).where(Recipe.tenant_id == tenant_id, Recipe.slug == recipe, Recipe.enabled)
@@ -329,9 +338,7 @@ def _chosen(connection: Connection, tenant_id: int, answer: str, recipe: str | N
 
 
 def _person_verdict(connection: Connection, incident: Any, recipe: str | None, answer: str, actor: str) -> None:
-    tenant = connection.execute(
-        select(Tenant.catalogue_version).where(Tenant.id == incident["tenant_id"])
-    ).scalar_one()
+    tenant = connection.execute(select(Tenant.catalogue_version).where(Tenant.id == incident["tenant_id"])).scalar_one()
     verdict = {
         "tenant_id": incident["tenant_id"],
         "incident_id": incident["id"],

@@ -75,7 +75,7 @@ def run(settings: Settings) -> int:
     """Prepare the data, start everything, say where it is, and keep it until a signal."""
     run_dir = settings.data_dir / "run"
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(run_dir / "lock") as lock:
+    with only_one(run_dir) as lock:
         require_free_port(listen_host(settings), settings.port)
         first = prepare(settings)
         with supervisor(settings, run_dir, lock) as supervisord:
@@ -100,54 +100,43 @@ def listen_host(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def only_one(path: Path) -> Iterator[int]:
-    """Hold the lock of a data folder; two runs in one folder would write over each other's queue.
+def only_one(run_dir: Path) -> Iterator[int]:
+    """Hold the locks of a data folder; two runs in one folder would write over each other's queue.
 
-    The supervisor inherits the descriptor, so after a `kill -9` of the launcher the next start waits until the
-    programs of the last one are really gone.
+    The first lock is the launcher's alone: whoever finds it taken is the second one. The other is shared with the
+    supervisor (its descriptor is what this gives): after a `kill -9` of the launcher the next start waits on it until
+    the programs of the last one are really gone.
     """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _lock(lock, path.parent.parent)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-        yield lock
-    finally:
-        os.close(lock)
-
-
-def _lock(lock: int, data_dir: Path) -> None:
-    deadline = time.monotonic() + LOCK_WAIT
-    told = False
-    while not _try_lock(lock):
-        holder = os.pread(lock, 32, 0).decode()
-        if _alive(holder) or time.monotonic() > deadline:
+    with (run_dir / "launcher.lock").open("a+") as launcher, (run_dir / "programs.lock").open("a") as programs:
+        if not _try_lock(launcher):
+            launcher.seek(0)
             raise LaunchError(
-                f"it already runs from {data_dir} (process {holder}); stop that one, "
+                f"it already runs from {run_dir.parent} (process {launcher.read().strip()}); stop that one, "
                 "or set OPENREMEDY_DATA_DIR and OPENREMEDY_PORT to start a second one"
             )
-        if not told:
-            print("Waiting for the programs of the last run to stop...", flush=True)
-            told = True
-        time.sleep(0.2)
+        launcher.truncate(0)
+        print(os.getpid(), file=launcher, flush=True)
+        _wait_for_lock(programs)
+        yield programs.fileno()
 
 
-def _try_lock(lock: int) -> bool:
+def _try_lock(file: IO[str]) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+def _wait_for_lock(file: IO[str]) -> None:
+    if _try_lock(file):
+        return
+    print("Waiting for the programs of the last run to stop...", flush=True)
+    deadline = time.monotonic() + LOCK_WAIT
+    while not _try_lock(file):
+        if time.monotonic() > deadline:
+            raise LaunchError(f"the programs of the last run do not stop: {file.name} is still locked")
+        time.sleep(0.2)
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from openremedy.alerts import Alert, AlertStatus, Outcome, Severity
+from openremedy.alerts import Alert, AlertStatus, Outcome
 from openremedy.ids import new_id
 
 FLAPPING_WINDOW = timedelta(minutes=60)
@@ -18,7 +18,7 @@ FLAPPING_EPISODES = 3
 SENDER = "sender"
 
 
-@dataclass
+@dataclass(eq=False)
 class Episode:
     """An incident as the lifecycle sees it; `changed` and `new` tell the store what to write."""
 
@@ -29,9 +29,9 @@ class Episode:
     last_seen: datetime
     recent_starts: list[float]  # seconds of our clock, newest last
     first_seen: datetime
-    event_at: datetime | None = None
+    event_at: datetime | None = None  # of the newest event that set severity and evidence
     event_digest: str | None = None
-    fired_at: datetime | None = None
+    fired_at: datetime | None = None  # newest firing, also one that came after a newer update
     sender_end: datetime | None = None
     acknowledged_at: datetime | None = None
     resolved_at: datetime | None = None
@@ -141,6 +141,7 @@ def _repeat(track: Track, episode: Episode, alert: Alert, at: datetime) -> Resul
     episode.occurrences += 1
     if alert.occurred_at:
         track.known.add(digest)
+        episode.fired_at = max(episode.fired_at or alert.occurred_at, alert.occurred_at)
     if _older(alert, episode):
         return Result(Outcome.UPDATED, episode.id, "older than the newest event; severity and evidence were kept")
     _take_over(track, episode, alert, digest)
@@ -155,17 +156,16 @@ def _take_over(track: Track, episode: Episode, alert: Alert, digest: str) -> Non
     if alert.severity != episode.severity:
         track.say(episode, "severity_changed", before=str(episode.severity), after=str(alert.severity))
     episode.severity = alert.severity
+    episode.event_at = alert.occurred_at or episode.event_at
     episode.event_digest = digest if alert.occurred_at else None
-    if alert.occurred_at:
-        episode.event_at = episode.fired_at = alert.occurred_at
     episode.newest = alert
 
 
 def _touch(track: Track, episode: Episode, at: datetime) -> None:
+    if not episode.new and not episode.changed:
+        track.episodes.append(episode)
     episode.last_seen = max(episode.last_seen, at)
     episode.changed = True
-    if episode not in track.episodes:
-        track.episodes.append(episode)
 
 
 def _begin(track: Track, alert: Alert, at: datetime) -> Episode:
@@ -305,14 +305,13 @@ def _change(track: Track, alert: Alert, at: datetime) -> Result:
     episode = track.open
     if not episode:
         return Result(Outcome.IGNORED, reason="nothing is open to change")
+    if _not_later(alert.occurred_at, episode.sender_end):
+        return Result(Outcome.IGNORED, episode.id, "it changes an earlier episode")
     _touch(track, episode, at)
     if _seen(track, alert):
         return Result(Outcome.DUPLICATE, episode.id)
     if alert.status is AlertStatus.NOTE:
         track.say(episode, "note", evidence=dict(alert.evidence))
     elif not _older(alert, episode):
-        if alert.severity != episode.severity:
-            track.say(episode, "severity_changed", before=str(episode.severity), after=str(alert.severity))
-        episode.severity = Severity(alert.severity)
-        episode.newest = alert
+        _take_over(track, episode, alert, alert.digest())
     return Result(Outcome.UPDATED, episode.id)

@@ -13,11 +13,13 @@ def configure(log_format: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _one_line,
     ]
     renderer = (
         structlog.processors.JSONRenderer(default=str)
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=False)
+        # Not its default formatter of exceptions: that one prints local variables, and with them secrets and bodies.
+        else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     )
     exceptions: list[Any] = [structlog.processors.format_exc_info] if log_format == "json" else []
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -37,3 +39,11 @@ def configure(log_format: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _one_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Nobody who gets text into a message starts a line of their own with it, or steers a terminal."""
+    text = str(event["event"])
+    if not text.isprintable():
+        event["event"] = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return event

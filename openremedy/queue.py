@@ -33,8 +33,8 @@ def web_client(url: str) -> Redis:
 
 
 def worker_client(url: str) -> Redis:
-    """The Redis client of a worker, which blocks while it waits for a job."""
-    return Redis.from_url(url, socket_connect_timeout=5, socket_keepalive=True)
+    """The Redis client of a worker, which blocks while it waits for a job; rq sets its timeout."""
+    return Redis.from_url(url, socket_connect_timeout=5)
 
 
 def job_queue(connection: Redis) -> Queue:
@@ -69,8 +69,11 @@ class Waker:
         return True
 
     def woken(self) -> None:
-        """Called by the job before it looks for work."""
-        self._connection.delete(WAKE_KEY)
+        """Called by the job before it looks for work. Without Redis it looks all the same: the key expires."""
+        try:
+            self._connection.delete(WAKE_KEY)
+        except RedisError as error:
+            self._pause(error)
 
     def _pause(self, error: RedisError) -> None:
         with self._lock:

@@ -4,6 +4,11 @@ SQLAlchemy Core with prebuilt statements, because a unit of work of the ORM cost
 Two writers of one identity meet at its newest episode: they wait for its row lock, or, where there is no row yet,
 one of them fails at the unique index and starts over. Rows are locked and written in the order of their identities,
 so bodies that hold the same alerts in another order do not deadlock.
+
+A resolve that finds no row at all has nothing to wait for, while its firing may be in another transaction that does
+not see the resolve either; both would be stored and the incident stay open for ever. Therefore every body passes a
+gate of its tenant, shared, and such a resolve starts over and takes the gate for itself alone. SQLite has one writer
+at a time anyway.
 """
 
 import random
@@ -14,19 +19,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from openremedy import lifecycle
 from openremedy.alerts import Alert, AlertStatus, Outcome
 from openremedy.errors import Unavailable
 from openremedy.lifecycle import Episode, Result, Track
-from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, Triage, table
+from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, Triage, now, table
+
+log = structlog.get_logger()
 
 ATTEMPTS = 8
 RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
+GATE = 0x6F72 << 48  # with a tenant's number added: the advisory lock that is its gate
 
 _incidents = table(Incident)
 _alerts = table(AlertRecord)
@@ -70,7 +79,14 @@ _INSERT_INCIDENT = {
     "postgresql": postgresql.insert(_incidents).on_conflict_do_nothing().returning(_incidents.c.id),
     "sqlite": sqlite.insert(_incidents).on_conflict_do_nothing().returning(_incidents.c.id),
 }
-_INSERT_DELIVERY = insert(table(Delivery))
+_ALONE = select(func.pg_advisory_xact_lock(bindparam("gate")))
+# The delivery is written first, so the gate costs no statement of its own.
+_INSERT_DELIVERY = {
+    "postgresql": insert(table(Delivery)).returning(
+        func.pg_advisory_xact_lock_shared(table(Delivery).c.tenant_id + GATE)
+    ),
+    "sqlite": insert(table(Delivery)),
+}
 _INSERT_ALERTS = insert(_alerts)
 _INSERT_TIMELINE = insert(table(TimelineEntry))
 _SOURCE_SEEN = update(table(Source)).where(Source.id == bindparam("b_id")).values(last_seen_at=bindparam("b_at"))
@@ -78,6 +94,10 @@ _SOURCE_SEEN = update(table(Source)).where(Source.id == bindparam("b_id")).value
 
 class Collision(Exception):
     """Another transaction opened the same identity first: start over and see its row."""
+
+
+class Overtaken(Exception):
+    """A resolve may have come before its firing, or that is being stored just now: start over, alone."""
 
 
 @dataclass(frozen=True)
@@ -113,38 +133,57 @@ def store(
 
     `delivery` is a row of the table. Raises Unavailable; then nothing was stored.
     """
+    alone = False
     for attempt in range(ATTEMPTS):
         try:
             with engine.begin() as connection:
-                return _store(connection, delivery, arrivals, rejections)
+                return _store(connection, delivery, arrivals, rejections, alone)
+        except Overtaken:
+            alone = True
         except Collision:
             pass
         except PoolTimeout as error:
-            raise Unavailable() from error
+            raise _unavailable(error) from error
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) not in RETRIED_STATES:
-                raise Unavailable() from error
-        except IntegrityError as error:
-            # The open or newest episode appeared between our look and our write; the index decided.
-            if "uq_incidents" not in str(error.orig) and "incidents.identity" not in str(error.orig):
-                raise
+            if _state(error) not in RETRIED_STATES:
+                raise _unavailable(error) from error
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            raise Unavailable() from error
+            raise _unavailable(error) from error
         time.sleep(random.uniform(0, 0.005 * (attempt + 1)))  # noqa: S311 - spreads writers, hides nothing
     raise Unavailable("Too many writers change the same incident at once; please send it again.")
 
 
+def _state(error: SQLAlchemyError) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
+
+
+def _unavailable(error: SQLAlchemyError) -> Unavailable:
+    log.error("database.away", error=type(error).__name__, state=_state(error))
+    return Unavailable()
+
+
 def _store(
-    connection: Connection, delivery: dict[str, Any], arrivals: Sequence[Arrival], rejections: Sequence[Rejection]
+    connection: Connection,
+    delivery: dict[str, Any],
+    arrivals: Sequence[Arrival],
+    rejections: Sequence[Rejection],
+    alone: bool,
 ) -> list[Stored]:
-    at: datetime = delivery["received_at"]
+    dialect = connection.dialect.name
+    if alone and dialect == "postgresql":
+        connection.execute(_ALONE, {"gate": GATE + delivery["tenant_id"]})
+    connection.execute(_INSERT_DELIVERY[dialect], delivery)
     tracks = _load(connection, delivery["tenant_id"], arrivals)
+    unmet = {identity for identity, track in tracks.items() if not track.latest}
+    # Read while the rows are locked, so that the times of an incident are in the order of its changes.
+    at = now()
     results = _apply(tracks, arrivals, at)
-    connection.execute(_INSERT_DELIVERY, delivery)
-    _write_episodes(connection, delivery, tracks, arrivals)
-    _write_alerts(connection, delivery, arrivals, results, rejections)
+    if not alone and any(results[one.position].orphan and one.identity in unmet for one in arrivals):
+        raise Overtaken
+    _write_episodes(connection, delivery, tracks)
+    _write_alerts(connection, delivery, at, arrivals, results, rejections)
     _write_timeline(connection, delivery["tenant_id"], at, list(tracks.values()))
     if delivery["source_id"]:
         connection.execute(_SOURCE_SEEN, {"b_id": delivery["source_id"], "b_at": at})
@@ -189,7 +228,7 @@ def _load_known(connection: Connection, tracks: dict[str, Track], arrivals: Sequ
 
 
 def _may_be_known(episode: Episode, alert: Alert) -> bool:
-    if alert.occurred_at is None:
+    if alert.occurred_at is None or alert.digest() == episode.event_digest:
         return False
     newer = episode.event_at is not None and alert.occurred_at > episode.event_at
     return not newer or alert.status is not AlertStatus.FIRING
@@ -198,11 +237,10 @@ def _may_be_known(episode: Episode, alert: Alert) -> bool:
 def _load_orphans(
     connection: Connection, tenant_id: int, tracks: dict[str, Track], arrivals: Sequence[Arrival]
 ) -> None:
-    asked = {
-        arrival.identity
-        for arrival in arrivals
-        if arrival.alert.occurred_at and arrival.alert.status is AlertStatus.FIRING and not tracks[arrival.identity].open
-    }
+    """The resolves that came before their firing; asked where a firing may begin an episode."""
+    firing = {one.identity for one in arrivals if one.alert.occurred_at and one.alert.status is AlertStatus.FIRING}
+    ending = {one.identity for one in arrivals if one.alert.status is AlertStatus.RESOLVED}
+    asked = {identity for identity in firing if identity in ending or not tracks[identity].open}
     for chunk in _chunks(sorted(asked)):
         for identity, end in connection.execute(_ORPHANS, {"tenant_id": tenant_id, "identities": chunk}):
             tracks[identity].orphan_end = end
@@ -227,13 +265,11 @@ def _apply(tracks: dict[str, Track], arrivals: Sequence[Arrival], at: datetime) 
     }
 
 
-def _write_episodes(
-    connection: Connection, delivery: dict[str, Any], tracks: dict[str, Track], arrivals: Sequence[Arrival]
-) -> None:
-    first = {arrival.identity: arrival.alert for arrival in reversed(arrivals)}
-    begun = []
-    for identity, track in tracks.items():
-        begun += [_new_row(delivery, identity, first[identity], one) for one in track.episodes if one.new]
+def _write_episodes(connection: Connection, delivery: dict[str, Any], tracks: dict[str, Track]) -> None:
+    begun = [
+        _new_row(delivery, identity, one) for identity, track in tracks.items() for one in track.episodes if one.new
+    ]
+    # First: an episode that is not the newest any more makes room in the unique index for the one that is.
     write_changes(connection, [one for track in tracks.values() for one in track.episodes if not one.new])
     if begun:
         statement = _INSERT_INCIDENT[connection.dialect.name]
@@ -257,8 +293,9 @@ def _changed_row(episode: Episode) -> dict[str, Any]:
     return {"b_id": episode.id} | {f"b_{name}": getattr(episode, name) for name in _CHANGING}
 
 
-def _new_row(delivery: dict[str, Any], identity: str, first: Alert, episode: Episode) -> dict[str, Any]:
-    alert = episode.newest or first
+def _new_row(delivery: dict[str, Any], identity: str, episode: Episode) -> dict[str, Any]:
+    alert = episode.newest
+    assert alert is not None  # noqa: S101 - a new episode has the alert that began it
     return {name: getattr(episode, name) for name in _STATE} | {
         "id": episode.id,
         "tenant_id": delivery["tenant_id"],
@@ -280,6 +317,7 @@ def _new_row(delivery: dict[str, Any], identity: str, first: Alert, episode: Epi
 def _write_alerts(
     connection: Connection,
     delivery: dict[str, Any],
+    at: datetime,
     arrivals: Sequence[Arrival],
     results: dict[int, Result],
     rejections: Sequence[Rejection],
@@ -287,7 +325,7 @@ def _write_alerts(
     common = {
         "tenant_id": delivery["tenant_id"],
         "delivery_id": delivery["id"],
-        "received_at": delivery["received_at"],
+        "received_at": at,
     }
     rows = [common | _alert_row(arrival, results[arrival.position]) for arrival in arrivals]
     rows += [common | _rejected_row(one) for one in rejections]

@@ -1,13 +1,14 @@
 """Small facts written after the answer: who was refused and why, and which secret was used.
 
 Requests only put a fact into memory; a thread writes them once a second, many at a time. So a refusal costs the same
-whether its tenant exists or not, and a flood of them costs the database little. What a killed process had not yet
-written (up to a second of refusals) is gone; accepted alerts never come through here.
+whether its tenant exists or not, and a flood of them costs neither the database nor the memory much. What a killed
+process had not yet written (up to a second of refusals) is gone; accepted alerts never come through here.
 """
 
 import atexit
 import threading
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,11 +24,18 @@ from openremedy.models import ApiToken, Delivery, RefusalCount, Tenant, WebhookS
 log = structlog.get_logger()
 
 INTERVAL = 1.0  # seconds
-MAX_WAITING = 2000  # refusals in memory; beyond it only their number is kept
+MAX_WAITING = 500  # different refusals between two writes: by slug, source, reason, minute
+MAX_SAMPLES_WAITING = 200  # with 64 KiB each
+MAX_SLUG = 63
+MAX_INTEGER = 2**31 - 1  # a declared length may be anything
 MAX_SAMPLE_BYTES = 64 * 1024
 SAMPLES_AN_HOUR = 20  # per tenant and reason
 SAMPLES_KEPT = 500  # per tenant
 CANONICAL = 0
+
+# Slug or tenant, source, reason, minute.
+_Waiting = tuple[str, int, str, datetime]
+_Counted = tuple[int, int, str, datetime]
 
 _deliveries = table(Delivery)
 _counts = table(RefusalCount)
@@ -50,13 +58,21 @@ class Refusal:
     source_id: int | None = None
     at: datetime = field(default_factory=now)
 
+    @property
+    def kind(self) -> _Waiting:
+        """What it is counted by."""
+        minute = self.at.replace(second=0, microsecond=0)
+        return self.slug, self.source_id or CANONICAL, self.reason, minute
+
 
 class Tally:
     """One per process; its thread starts with the first fact, so it survives a fork of the server."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._refusals: deque[Refusal] = deque(maxlen=MAX_WAITING)
+        self._counts: Counter[_Waiting] = Counter()
+        self._samples: list[Refusal] = []
+        self._uncounted = 0
         self._uses: Counter[int] = Counter()
         self._tokens: set[int] = set()
         self._lock = threading.Lock()
@@ -65,9 +81,15 @@ class Tally:
         self._stopped = threading.Event()
 
     def refused(self, refusal: Refusal) -> None:
-        """Remember a refusal; the oldest unwritten one goes when there are too many."""
+        """Remember a refusal, and its body while there are few of its kind."""
+        kind = refusal.kind
         with self._lock:
-            self._refusals.append(refusal)
+            if not _may_be_tenant(refusal.slug) or (kind not in self._counts and len(self._counts) >= MAX_WAITING):
+                self._uncounted += 1
+            else:
+                self._counts[kind] += 1
+                if self._counts[kind] <= SAMPLES_AN_HOUR and len(self._samples) < MAX_SAMPLES_WAITING:
+                    self._samples.append(refusal)
         self._start()
 
     def used(self, secret_id: int) -> None:
@@ -104,23 +126,35 @@ class Tally:
         """Write what waits. What cannot be written is dropped and said so: it must never hold a request."""
         with self._flushing:
             with self._lock:
-                refusals, uses, tokens = list(self._refusals), dict(self._uses), sorted(self._tokens)
-                self._refusals.clear()
-                self._uses.clear()
-                self._tokens.clear()
-            if not (refusals or uses or tokens):
-                return
-            try:
-                with self._engine.begin() as connection:
-                    _write_uses(connection, uses, tokens)
-                    _write_refusals(connection, refusals)
-            except SQLAlchemyError as error:
-                log.warning("tally.lost", refusals=len(refusals), uses=len(uses), error=type(error).__name__)
+                counts, self._counts = self._counts, Counter()
+                samples, self._samples = self._samples, []
+                uses, self._uses = self._uses, Counter()
+                tokens, self._tokens = self._tokens, set()
+                uncounted, self._uncounted = self._uncounted, 0
+            if uncounted:
+                log.info("tally.uncounted", refusals=uncounted)
+            # Two transactions: a rotation locks the tenant and then its secrets, one of both would cross it.
+            if counts:
+                self._write(lambda connection: _write_refusals(connection, counts, samples), refusals=counts.total())
+            if uses or tokens:
+                self._write(lambda connection: _write_uses(connection, uses, tokens), uses=uses.total())
+
+    def _write(self, write: Callable[[Connection], None], **lost: int) -> None:
+        try:
+            with self._engine.begin() as connection:
+                write(connection)
+        except SQLAlchemyError as error:
+            log.warning("tally.lost", error=type(error).__name__, **lost)
 
 
-def _write_uses(connection: Connection, uses: dict[int, int], tokens: list[int]) -> None:
+def _may_be_tenant(slug: str) -> bool:
+    """Spares the database what it could not even be asked for."""
+    return len(slug) <= MAX_SLUG and slug.isascii() and slug.isprintable()
+
+
+def _write_uses(connection: Connection, uses: Counter[int], tokens: set[int]) -> None:
     if tokens:
-        connection.execute(update(table(ApiToken)).where(ApiToken.id.in_(tokens)).values(last_used_at=now()))
+        connection.execute(update(table(ApiToken)).where(ApiToken.id.in_(sorted(tokens))).values(last_used_at=now()))
     rows = [{"b_id": secret_id, "b_count": count, "b_at": now()} for secret_id, count in sorted(uses.items())]
     if rows:
         statement = (
@@ -131,22 +165,24 @@ def _write_uses(connection: Connection, uses: dict[int, int], tokens: list[int])
         connection.execute(statement, rows)
 
 
-def _write_refusals(connection: Connection, refusals: list[Refusal]) -> None:
-    slugs = {refusal.slug for refusal in refusals}
-    found = connection.execute(select(Tenant.slug, Tenant.id).where(Tenant.slug.in_(slugs))) if slugs else ()
-    tenants = {slug: tenant_id for slug, tenant_id in found}
-    known = [(tenants[refusal.slug], refusal) for refusal in refusals if refusal.slug in tenants]
-    counts = Counter(
-        (tenant_id, refusal.source_id or CANONICAL, refusal.reason, refusal.at.replace(second=0, microsecond=0))
-        for tenant_id, refusal in known
+def _write_refusals(connection: Connection, waiting: Counter[_Waiting], samples: list[Refusal]) -> None:
+    # Locked against other processes that would count the samples of a tenant at the same time. Not against rows that
+    # refer to it: that would hold up the door.
+    found = (
+        select(Tenant.slug, Tenant.id)
+        .where(Tenant.slug.in_({slug for slug, *_ in waiting}))
+        .order_by(Tenant.id)
+        .with_for_update(key_share=True)
     )
-    for key, count in sorted(counts.items()):
-        _count(connection, key, count)
-    for tenant_id in sorted({tenant_id for tenant_id, _ in known}):
-        _sample(connection, tenant_id, [refusal for owner, refusal in known if owner == tenant_id])
+    tenants = {row.slug: row.id for row in connection.execute(found)}
+    for (slug, source_id, reason, minute), count in sorted(waiting.items()):
+        if slug in tenants:
+            _count(connection, (tenants[slug], source_id, reason, minute), count)
+    for slug, tenant_id in sorted(tenants.items()):
+        _sample(connection, tenant_id, [refusal for refusal in samples if refusal.slug == slug])
 
 
-def _count(connection: Connection, key: tuple[int, int, str, datetime], count: int) -> None:
+def _count(connection: Connection, key: _Counted, count: int) -> None:
     kind = postgresql if connection.dialect.name == "postgresql" else sqlite
     tenant_id, source_id, reason, minute = key
     statement = kind.insert(_counts).values(
@@ -193,5 +229,5 @@ def _row(tenant_id: int, refusal: Refusal) -> dict[str, Any]:
         "message": refusal.message,
         "headers": refusal.headers,
         "body": refusal.body[:MAX_SAMPLE_BYTES],
-        "body_bytes": refusal.body_bytes,
+        "body_bytes": min(refusal.body_bytes, MAX_INTEGER),
     }

@@ -1,7 +1,8 @@
 """Tenants and everything that belongs to one: secrets, tokens, users, sources, recipes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -46,19 +47,33 @@ def create_tenant(session: Session, vault: Vault, slug: str, name: str = "", sec
     """Create a tenant and return its webhook secret. Raises Invalid, Conflict."""
     if not _SLUG.fullmatch(slug):
         raise Invalid(f"{slug!r} is no slug: 1 to 63 lower-case letters, digits and inner hyphens.")
-    if secret == "":
-        raise Invalid("The webhook secret is empty.")
-    secret = secret or crypto.generate(crypto.WEBHOOK_SECRET)
-    tenant = Tenant(slug=slug, name=name or slug)
+    secret = crypto.generate(crypto.WEBHOOK_SECRET) if secret is None else _given(secret)
+    tenant = Tenant(slug=slug, name=_label(name, 200) or slug)
     tenant.secrets.append(WebhookSecret(locked=vault.lock(secret)))
-    session.add(tenant)
-    _commit(session, f"There is a tenant {slug!r} already.")
+    with _unique(session, f"There is a tenant {slug!r} already."):
+        session.add(tenant)
     return secret
 
 
-def _commit(session: Session, conflict: str) -> None:
-    """Commit, letting the unique index say what exists already."""
+def _given(secret: str) -> str:
+    """A secret somebody brings along: text that can be signed with."""
+    if not secret or not secret.isprintable():
+        raise Invalid("The secret is empty or holds characters that cannot be printed.")
+    return secret
+
+
+def _label(text: str, limit: int) -> str:
+    """A name for people. Raises Invalid."""
+    if len(text) > limit or not text.isprintable():
+        raise Invalid(f"A name has at most {limit} characters, all of them printable.")
+    return text.strip()
+
+
+@contextmanager
+def _unique(session: Session, conflict: str) -> Iterator[None]:
+    """Commit what is done inside, letting the unique index say what exists already."""
     try:
+        yield
         session.commit()
     except IntegrityError as error:
         session.rollback()
@@ -108,18 +123,19 @@ def create_user(session: Session, email: str, password: str, slug: str | None, r
     email = email.strip().lower()
     if not _EMAIL.fullmatch(email) or len(email) > 254:
         raise Invalid(f"{email!r} is no e-mail address.")
+    tenant = find_tenant(session, slug) if slug is not None else None
     user = session.scalar(select(User).where(User.email == email))
-    if user is None:
-        user = User(email=email, password_hash=_hash(password), superadmin=slug is None)
-        session.add(user)
-    elif slug is None:
-        raise Conflict(f"There is a user {email!r} already.")
-    if slug is not None:
-        session.flush()  # the membership needs the user's id
-        tenant = find_tenant(session, slug)
-        session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
-    _commit(session, f"There is a user {email!r} already.")
-    return "superadmin" if slug is None else str(role or Role.VIEWER)
+    conflict = f"There is a user {email!r} already."
+    if user and tenant is None:
+        raise Conflict(conflict)
+    with _unique(session, conflict):
+        if user is None:
+            user = User(email=email, password_hash=_hash(password), superadmin=tenant is None)
+            session.add(user)
+        if tenant:
+            session.flush()  # the membership needs the user's id
+            session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
+    return str(role or Role.VIEWER) if tenant else "superadmin"
 
 
 def _hash(password: str) -> str:
@@ -129,11 +145,10 @@ def _hash(password: str) -> str:
 
 
 def create_token(session: Session, slug: str, role: Role, name: str = "") -> str:
-    """Create an API token and return it; only its hash is kept. Raises NotFound."""
+    """Create an API token and return it; only its hash is kept. Raises Invalid, NotFound."""
+    tenant = find_tenant(session, slug)
     token = crypto.generate(crypto.API_TOKEN)
-    session.add(
-        ApiToken(tenant_id=find_tenant(session, slug).id, token_hash=crypto.hashed(token), role=role, name=name)
-    )
+    session.add(ApiToken(tenant_id=tenant.id, token_hash=crypto.hashed(token), role=role, name=_label(name, 200)))
     session.commit()
     return token
 
@@ -143,9 +158,7 @@ def find_token(session: Session, token: str) -> tuple[ApiToken, Tenant] | None:
     statement = (
         select(ApiToken, Tenant)
         .join(Tenant, Tenant.id == ApiToken.tenant_id)
-        .where(
-            ApiToken.token_hash == crypto.hashed(token), ApiToken.revoked_at.is_(None), Tenant.disabled_at.is_(None)
-        )
+        .where(ApiToken.token_hash == crypto.hashed(token), ApiToken.revoked_at.is_(None), Tenant.disabled_at.is_(None))
     )
     found = session.execute(statement).first()
     return (found[0], found[1]) if found else None
@@ -162,13 +175,14 @@ def add_source(
         raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(ADAPTERS)}.")
     tenant = find_tenant(session, slug)
     token = crypto.generate(crypto.SOURCE_TOKEN)
-    source = Source(tenant_id=tenant.id, adapter=adapter, name=name or _free_name(session, tenant.id, adapter))
+    name = _label(name, 100) or _free_name(session, tenant.id, adapter)
+    source = Source(tenant_id=tenant.id, adapter=adapter, name=name)
     source.tokens.append(SourceToken(token_hash=crypto.hashed(token)))
-    session.add(source)
-    session.flush()
-    if signing_secret:
-        session.add(SourceSecret(source_id=source.id, locked=vault.lock(signing_secret)))
-    _commit(session, f"There is a source {source.name!r} already.")
+    with _unique(session, f"There is a source {name!r} already."):
+        session.add(source)
+        if signing_secret is not None:
+            session.flush()  # the secret needs the source's id
+            session.add(SourceSecret(source_id=source.id, locked=vault.lock(_given(signing_secret))))
     return source, token
 
 

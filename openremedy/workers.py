@@ -1,7 +1,9 @@
 """The worker process: one RQ worker that classifies batches, with many model calls in flight."""
 
 import asyncio
+import faulthandler
 import time
+from types import FrameType
 
 import structlog
 from flask import current_app
@@ -9,29 +11,67 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
+from rq.timeouts import BaseDeathPenalty
 
 from config import Settings
 from openremedy import jobs
 from openremedy.classification import Classifier, Limits
 from openremedy.extensions import db
 from openremedy.queue import job_queue, worker_client
+from openremedy.services import services
 
 log = structlog.get_logger()
 
-LONGEST_WAIT = 10  # seconds between two looks for an absent Redis
+LONGEST_WAIT = 10.0  # seconds between two looks for an absent Redis
+# Seconds after which rq counts a silent worker as gone. It also bounds how long an idle one waits on a connection
+# whose other end has vanished; rq's own 420 would be longer than a verdict may take.
+WORKER_TTL = 90
+
+
+class Watchdog(BaseDeathPenalty):
+    """Ends the process when a job overstays its time, and says where every thread was.
+
+    Everything in a job has a deadline of its own, so a job that is late hangs where no exception helps: raised inside
+    an event loop it may be swallowed by it, and the rest of the job would go on without a limit. The supervisor
+    starts the next worker and the leases give the incidents back.
+    """
+
+    def setup_death_penalty(self) -> None:
+        faulthandler.dump_traceback_later(self._timeout, exit=True)
+
+    def cancel_death_penalty(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+class Worker(SimpleWorker):
+    """An rq worker that does not fork per job: batches keep its indexes and connections warm, and what kills it costs
+    its incidents one attempt, after which the supervisor starts the next one.
+    """
+
+    death_penalty_class = Watchdog
+    max_connection_wait_time = LONGEST_WAIT
+    asked_to_stop = False
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def set_shutdown_requested_date(self) -> None:
+        """Nothing: rq would write to Redis from a signal handler, in the middle of whatever the job does."""
 
 
 def run(settings: Settings, *, burst: bool) -> None:
-    """Work until stopped. A worker does not fork per job: batches keep its indexes and connections warm, and what
-
-    kills it costs the batch one attempt, after which the supervisor starts the next worker.
-    """
+    """Work until stopped. Raises SystemExit when the worker ended of itself, so that a supervisor notices."""
+    wait_for(services().redis)
     connection = worker_client(settings.redis_url)
-    wait_for(connection)
-    current_app.extensions[jobs.RUNNER] = asyncio.Runner()
-    current_app.extensions[jobs.CLASSIFIER] = classifier(settings)
-    worker = SimpleWorker([job_queue(connection)], connection=connection, serializer=JSONSerializer)
-    worker.work(burst=burst, logging_level="WARNING", with_scheduler=False)
+    queues = [job_queue(connection)]
+    worker = Worker(queues, connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL)
+    with asyncio.Runner() as runner:
+        current_app.extensions[jobs.RUNNER] = runner
+        current_app.extensions[jobs.CLASSIFIER] = classifier(settings)
+        worker.work(burst=burst, logging_level="WARNING", with_scheduler=False)
+    if not (burst or worker.asked_to_stop):
+        raise SystemExit(1)
 
 
 def classifier(settings: Settings) -> Classifier:

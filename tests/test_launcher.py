@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.services import children, free_port, until
+from services import children, free_port, until
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = re.compile(r"DATABASE_URL|REDIS_URL|SECRET_KEY|ENCRYPTION_KEYS|OPENAI_.*|OPENREMEDY_.*|FLASK_.*")
@@ -194,7 +194,7 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_second_start_in_the_same_data_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / "lock").open("w") as lock:
+    with (tmp_path / "run" / "launcher.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -16,9 +16,7 @@ _TLDS = "com|net|org|io|dev|app|cloud|local|localdomain|internal|intern|intra|la
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,62})"
 _IPV4 = r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?:/[0-9]{1,2})?(?![\w.]?\w)"
 _IPV6 = r"(?<![\w:])(?=[0-9a-f:]{3,39}(?![\w:]))(?=[0-9a-f]{0,4}:[0-9a-f:]{0,36}:)[0-9a-f:]{3,39}"
-_FQDN = (
-    rf"(?<![\w.-])(?:{_LABEL}\.)++(?!(?:{_NOT_HOSTS})(?![\w-]))[a-z]{{2,8}}(?![\w-])"
-)
+_FQDN = rf"(?<![\w.-])(?:{_LABEL}\.)++(?!(?:{_NOT_HOSTS})(?![\w-]))[a-z]{{2,8}}(?![\w-])"
 _HOSTS = re.compile(rf"{_IPV4}|{_IPV6}|{_FQDN}")
 _USUAL = re.compile(rf"\.(?:{_TLDS})$")
 _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")

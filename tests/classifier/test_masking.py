@@ -33,7 +33,7 @@ IN_TEXT = {
     "assignment": ("login with password=sekrit failed", "sekrit"),
     "prefixed": ("DB_PASSWORD: 'sekrit two'", "sekrit"),
     "json": ('body {"api_key": "sekrit two"}', "sekrit"),
-    "escaped json": (r'{\"token\": \"sekrit\"}', "sekrit"),
+    "escaped json": (r"{\"token\": \"sekrit\"}", "sekrit"),
     "query": ("GET /x?access_token=sekrit&a=1", "sekrit"),
     "option": ("mysql --password sekrit -h db", "sekrit"),
     "url": ("postgres://app:sekrit@db:5432/x", "sekrit"),

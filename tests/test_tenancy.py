@@ -1,0 +1,202 @@
+"""Charlie sees, counts and guesses nothing of Alice's, on every route there is; and who may do what within a tenant."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import select
+from werkzeug.test import TestResponse
+
+from cast import Tenant, sign
+from openremedy import tenants
+from openremedy.extensions import db
+from openremedy.models import AlertRecord, Delivery, Incident, Role, TimelineEntry, Verdict
+from openremedy.services import services
+
+SECRETLY = "alices-secret-host"
+
+# Every route of the API with an id: what Alice has there, and the body that a call needs. The role is the least that
+# may call it. A new route without an entry here fails test_every_route_has_its_entry.
+WITH_AN_ID: dict[tuple[str, str], dict[str, Any]] = {
+    ("GET", "/api/v1/incidents/<incident_id>"): {"role": Role.VIEWER},
+    ("POST", "/api/v1/incidents/<incident_id>/acknowledge"): {"role": Role.RESPONDER},
+    ("POST", "/api/v1/incidents/<incident_id>/resolve"): {"role": Role.RESPONDER},
+    ("POST", "/api/v1/incidents/<incident_id>/reclassify"): {"role": Role.RESPONDER},
+    ("POST", "/api/v1/incidents/<incident_id>/feedback"): {"role": Role.RESPONDER, "body": {"answer": "none"}},
+    ("GET", "/api/v1/deliveries/<delivery_id>"): {"role": Role.VIEWER},
+    ("GET", "/api/v1/recipes/<slug>"): {"role": Role.VIEWER},
+}
+LISTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("GET", "/api/v1/incidents"): {"role": Role.VIEWER},
+    ("GET", "/api/v1/deliveries"): {"role": Role.VIEWER},
+    ("GET", "/api/v1/recipes"): {"role": Role.VIEWER},
+}
+# Open to anybody, or with a credential of their own.
+OPEN = {
+    *(("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/api/v1/openapi.json"), ("GET", "/api/docs")),
+    ("POST", "/api/v1/webhooks/alerts/<tenant>"),
+}
+
+
+@dataclass(frozen=True)
+class Things:
+    """Ids of things that exist, or ids like them that do not."""
+
+    incident_id: str
+    delivery_id: str
+    slug: str
+
+    def url(self, rule: str) -> str:
+        for name in ("incident_id", "delivery_id", "slug"):
+            rule = rule.replace(f"<{name}>", getattr(self, name))
+        return rule
+
+
+@pytest.fixture
+def hers(alice: Tenant, app: Flask) -> Things:
+    """An incident, a delivery and a recipe of Alice's, with a refused delivery beside them."""
+    receipt = alice.alert(hostname=SECRETLY)
+    alice.send(b"{")
+    with app.app_context():
+        services().tally.flush()
+        spec = """
+        - {slug: only-alices, title: Only of Alice, when: never, risk: low, steps: none}
+        """
+        tenants.import_recipes(db.session(), "alice", tenants.parse(spec))
+    return Things(receipt["incident_id"], receipt["delivery_id"], "only-alices")
+
+
+def call(client: FlaskClient, method: str, url: str, token: str | None, body: Any = None) -> TestResponse:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return client.open(url, method=method, json=body, headers=headers)
+
+
+def everything(app: Flask) -> str:
+    """What the database holds of incidents, to see that nothing changed."""
+    with app.app_context():
+        rows = [
+            db.session.execute(select(*model.__table__.c).order_by(model.id)).all()
+            for model in (Incident, TimelineEntry, Verdict, Delivery, AlertRecord)
+        ]
+        return repr(rows)
+
+
+def routes(app: Flask) -> Iterator[tuple[str, str]]:
+    for rule in app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            yield method, rule.rule
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_every_route_has_its_entry(app: Flask) -> None:
+    assert set(routes(app)) == WITH_AN_ID.keys() | LISTS.keys() | OPEN
+
+
+def test_what_is_alices_is_for_charlie_what_does_not_exist(
+    charlie: Tenant, hers: Things, client: FlaskClient, app: Flask
+) -> None:
+    before = everything(app)
+    nothing = Things(str(uuid.uuid4()), str(uuid.uuid4()), "no-such-recipe")
+    for (method, rule), route in WITH_AN_ID.items():
+        real = call(client, method, hers.url(rule), charlie.token, route.get("body"))
+        unreal = call(client, method, nothing.url(rule), charlie.token, route.get("body"))
+        assert real.status_code == unreal.status_code == 404, (method, rule)
+        assert real.get_json()["error"] == unreal.get_json()["error"]
+        assert len(real.data) == len(unreal.data)
+    assert everything(app) == before
+
+
+def test_alice_reaches_what_is_hers_by_the_same_routes(alice: Tenant, hers: Things, client: FlaskClient) -> None:
+    for (method, rule), route in (WITH_AN_ID | LISTS).items():
+        assert call(client, method, hers.url(rule), alice.token, route.get("body")).status_code == 200, (method, rule)
+
+
+def test_no_list_filter_or_search_shows_or_counts_anything_of_alices(
+    alice: Tenant, charlie: Tenant, hers: Things, client: FlaskClient
+) -> None:
+    queries: list[dict[str, Any]] = [
+        *({}, {"q": SECRETLY}, {"hostname": SECRETLY}, {"status": "open"}, {"classification": "pending"}),
+        *({"since": "2020-01-01T00:00:00Z"}, {"limit": 1}, {"recipe": "only-alices"}, {"tenant_id": 1}),
+        *({"tenant": alice.slug}, {"cursor": str(uuid.UUID(int=2**128 - 1))}, {"cursor": hers.incident_id}),
+    ]
+    for query in queries:
+        assert charlie.get("/incidents", **query) == {"items": [], "next_cursor": None}, query
+    for query in ({}, {"accepted": "false"}, {"reason": "invalid_json"}, {"limit": 1}):
+        assert charlie.get("/deliveries", **query) == {"items": [], "next_cursor": None}, query
+    assert "only-alices" not in {one["slug"] for one in charlie.get("/recipes", limit=200)["items"]}
+
+
+def test_nothing_of_alices_stands_in_any_answer_to_charlie(charlie: Tenant, hers: Things, client: FlaskClient) -> None:
+    charlie.alert()
+    for (method, rule), route in (WITH_AN_ID | LISTS).items():
+        text = call(client, method, hers.url(rule), charlie.token, route.get("body")).text
+        assert not any(one in text for one in (SECRETLY, hers.incident_id, hers.delivery_id, "only-alices"))
+
+
+def test_each_role_may_exactly_what_it_should(alice: Tenant, hers: Things, client: FlaskClient, app: Flask) -> None:
+    with app.app_context():
+        tokens = {role: tenants.create_token(db.session(), alice.slug, role) for role in Role}
+    for (method, rule), route in (WITH_AN_ID | LISTS).items():
+        url, body = hers.url(rule), route.get("body")
+        assert call(client, method, url, None, body).status_code == 401, (method, rule)
+        for role, token in tokens.items():
+            answer = call(client, method, url, token, body)
+            allowed = role.may(route["role"])
+            assert answer.status_code == (200 if allowed else 403), (method, rule, role)
+            if not allowed:
+                assert answer.get_json()["error"]["code"] == "forbidden"
+
+
+def test_a_role_that_is_too_low_changes_nothing(alice: Tenant, hers: Things, client: FlaskClient, app: Flask) -> None:
+    with app.app_context():
+        viewer = tenants.create_token(db.session(), alice.slug, Role.VIEWER)
+    before = everything(app)
+    for (method, rule), route in WITH_AN_ID.items():
+        call(client, method, hers.url(rule), viewer, route.get("body"))
+        call(client, method, hers.url(rule), None, route.get("body"))
+    assert everything(app) == before
+
+
+def test_charlies_secret_opens_nothing_at_alices_door(alice: Tenant, charlie: Tenant, client: FlaskClient) -> None:
+    body = json.dumps({"hostname": "web-01", "incident_type": "disk_full", "tenant_id": 1}).encode()
+    headers = {"X-OpenRemedy-Signature": sign(charlie.secret, body)}
+    assert client.post(alice.url, data=body, headers=headers).status_code == 401
+    assert client.post(charlie.url, data=body, headers=headers).status_code == 202
+    assert alice.incidents() == []
+    assert len(charlie.incidents()) == 1
+
+
+def test_the_same_alert_in_two_tenants_is_two_incidents(alice: Tenant, charlie: Tenant) -> None:
+    hers, his = alice.alert(dedup_key="same")["incident_id"], charlie.alert(dedup_key="same")["incident_id"]
+    assert hers != his
+    charlie.alert(dedup_key="same", status="resolved")
+    assert alice.incident(hers)["status"] == "open"
+    assert charlie.incident(his)["status"] == "resolved"
+
+
+def test_one_slug_in_two_tenants_is_each_ones_own_recipe(alice: Tenant, charlie: Tenant, app: Flask) -> None:
+    spec = "- {slug: same, title: Of %s, when: never, risk: low, steps: %s steps, enabled: %s}"
+    with app.app_context():
+        for slug, enabled in (("alice", "false"), ("charlie", "true")):
+            tenants.import_recipes(db.session(), slug, tenants.parse(spec % (slug, slug, enabled)))
+    assert alice.get("/recipes/same")["steps"] == "alice steps"
+    assert charlie.get("/recipes/same")["steps"] == "charlie steps"
+    said = {"answer": "correct", "recipe": "same"}
+    assert charlie.post(f"/incidents/{charlie.alert()['incident_id']}/feedback", said)["verdict"]["recipe"] == "same"
+    path = f"/api/v1/incidents/{alice.alert()['incident_id']}/feedback"
+    refused = app.test_client().post(path, json=said, headers=alice.auth)
+    assert refused.status_code == 422, "hers is disabled, and his does not count"
+
+
+def test_an_import_into_one_tenant_leaves_the_others_recipes_alone(alice: Tenant, charlie: Tenant, app: Flask) -> None:
+    before = charlie.get("/recipes/disk-full")
+    spec = "- {slug: disk-full, title: Changed, when: never, risk: low, steps: none}"
+    with app.app_context():
+        tenants.import_recipes(db.session(), alice.slug, tenants.parse(spec))
+    assert alice.get("/recipes/disk-full")["title"] == "Changed"
+    assert charlie.get("/recipes/disk-full") == before
