@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from cryptography.fernet import Fernet
 from environs import EnvError, FileAwareEnv
@@ -106,7 +106,7 @@ def _load(env: FileAwareEnv) -> Settings:
     socket = None if redis_url else _socket_path(data_dir)
     return Settings(
         database_url=_driver(database_url) if production else f"sqlite:///{data_dir / DEFAULT_DATABASE}",
-        redis_url=_redis(redis_url) if redis_url else f"unix://{socket}?db=0",
+        redis_url=_redis(redis_url) if redis_url else f"unix://{quote(str(socket))}?db=0",
         redis_socket=socket,
         embedded_database=not production,
         openai_api_key=env.str("OPENAI_API_KEY", "") or None,

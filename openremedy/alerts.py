@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NoReturn
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
@@ -85,6 +86,10 @@ class Alert:
 
     def digest(self) -> str:
         """Equal for two alerts that say the same: status, event time, severity and evidence."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         said = [self.status, str(self.occurred_at), self.severity, self.evidence]
         return hashlib.sha256(compact(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

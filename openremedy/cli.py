@@ -1,6 +1,7 @@
 """The command line: `flask …` from the repository root. With `--json` only the answer goes to standard output."""
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import doctor as doctor_checks
-from openremedy import evaluation, maintenance, tenants
+from openremedy import maintenance, tenants
 from openremedy.errors import Problem
 from openremedy.extensions import db
 from openremedy.incidents import stamp
@@ -70,6 +71,12 @@ def _value(given: str | None) -> str | None:
     return sys.stdin.readline().rstrip("\r\n") if given == "-" else given
 
 
+def _real(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # click's range lets it through
+        raise click.BadParameter("is no number.")
+    return value
+
+
 # ---------------------------------------------------------------- tenants
 
 tenant = AppGroup("tenant", help="Tenants and their webhook secrets.")
@@ -89,7 +96,13 @@ def tenant_create(slug: str, name: str, secret: str | None) -> tuple[dict[str, A
 
 @tenant.command("rotate-secret")
 @click.argument("slug")
-@click.option("--grace", type=click.FloatRange(0, 24 * 365), default=24, help="Hours the previous secrets live on.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 24 * 365),
+    default=24,
+    callback=_real,
+    help="Hours the previous secrets live on.",
+)
 @answering
 def tenant_rotate_secret(slug: str, grace: float) -> tuple[dict[str, Any], str]:
     """Give a tenant a new webhook secret; the previous one works during the grace time (0 ends it now)."""
@@ -114,13 +127,9 @@ def _source_json(one: Any, slug: str) -> dict[str, Any]:
 @click.option("--name", default="", help="The name people see; the adapter's when left out.")
 @click.option("--signing-secret", help="The secret with which the tool itself signs (- reads it from standard input).")
 @answering
-def source_add(
-    tenant_slug: str, adapter: str, name: str, signing_secret: str | None
-) -> tuple[dict[str, Any], str]:
+def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | None) -> tuple[dict[str, Any], str]:
     """Add a source and print its URL and its token, once."""
-    one, value = tenants.add_source(
-        db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret)
-    )
+    one, value = tenants.add_source(db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret))
     answer = _source_json(one, tenant_slug) | {"token": value}
     if not any(f"/webhooks/{adapter}/" in rule.rule for rule in current_app.url_map.iter_rules()):
         click.echo(f"Note: this release has no {adapter} endpoint yet; its URL answers 404.", err=True)
@@ -153,7 +162,9 @@ def source_list(tenant_slug: str) -> tuple[dict[str, Any], str]:
 @source.command("rotate")
 @click.argument("tenant_slug", metavar="TENANT")
 @click.argument("source_id", metavar="SOURCE")
-@click.option("--grace", type=click.FloatRange(0, 24 * 365), default=24, help="Hours the previous token lives on.")
+@click.option(
+    "--grace", type=click.FloatRange(0, 24 * 365), default=24, callback=_real, help="Hours the previous token lives on."
+)
 @answering
 def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[str, Any], str]:
     """Give a source (its id or name) a new token; the previous one works during the grace time."""
@@ -258,6 +269,8 @@ classify = AppGroup("classify", help="The classifier.")
 @answering
 def classify_eval(folder: Path, recipes_file: Path | None, variant: str) -> tuple[dict[str, Any], str]:
     """Measure the lexical tier on a folder of alerts with the truth; no running service is needed."""
+    from openremedy import evaluation  # the matcher is for workers and this command; the web process imports cli too
+
     figures = evaluation.evaluate(folder, recipes_file or folder / "recipes.jsonl", variant)
     return figures, "\n".join(f"{name:24} {value}" for name, value in figures.items())
 

@@ -219,9 +219,9 @@ def stamp(moment: datetime | None) -> str | None:
 
 def acknowledge(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
     """Acknowledge an open incident; nothing changes when it is acknowledged or resolved. Raises NotFound."""
-    at = now()
     with engine.begin() as connection:
         track = _locked(connection, tenant_id, incident_id)
+        at = now()
         if track.open:
             lifecycle.acknowledge(track, track.open, at, actor)
         store.write_track(connection, tenant_id, at, track)
@@ -229,9 +229,9 @@ def acknowledge(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: s
 
 def resolve(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
     """Resolve an incident; if it still burns, its next firing opens a new one. Raises NotFound."""
-    at = now()
     with engine.begin() as connection:
         track = _locked(connection, tenant_id, incident_id)
+        at = now()
         if track.open:
             lifecycle.close(track, track.open, at, ended_by="person", actor=actor)
         store.write_track(connection, tenant_id, at, track)

@@ -31,7 +31,7 @@ def configure(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for noisy in ("httpx2", "httpcore2", "openai", "alembic.runtime.plugins"):
+    for noisy in ("httpx2", "httpcore2", "openai", "alembic.runtime"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

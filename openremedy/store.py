@@ -74,10 +74,11 @@ _UPDATE = (
     .values({name: bindparam(f"b_{name}") for name in _CHANGING})
 )
 _UPDATE_WITH_EVIDENCE = _UPDATE.values(evidence=bindparam("b_evidence"))
-# The dialects spell the clause alike, but each has a class of its own.
+# The dialects spell the clause alike, but each has a class of its own. RETURNING would tell as well what was inserted,
+# at five times the price.
 _INSERT_INCIDENT = {
-    "postgresql": postgresql.insert(_incidents).on_conflict_do_nothing().returning(_incidents.c.id),
-    "sqlite": sqlite.insert(_incidents).on_conflict_do_nothing().returning(_incidents.c.id),
+    "postgresql": postgresql.insert(_incidents).on_conflict_do_nothing(),
+    "sqlite": sqlite.insert(_incidents).on_conflict_do_nothing(),
 }
 _ALONE = select(func.pg_advisory_xact_lock(bindparam("gate")))
 # The delivery is written first, so the gate costs no statement of its own.
@@ -273,7 +274,7 @@ def _write_episodes(connection: Connection, delivery: dict[str, Any], tracks: di
     write_changes(connection, [one for track in tracks.values() for one in track.episodes if not one.new])
     if begun:
         statement = _INSERT_INCIDENT[connection.dialect.name]
-        if len(connection.execute(statement, begun).all()) < len(begun):
+        if connection.execute(statement, begun, execution_options={"preserve_rowcount": True}).rowcount < len(begun):
             raise Collision
 
 

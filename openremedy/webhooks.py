@@ -3,7 +3,7 @@
 from flask import Blueprint, g, request
 from flask.typing import ResponseReturnValue
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from openremedy.addresses import client_key
 from openremedy.errors import BadBody, Problem, TooLarge, UnsupportedEncoding
@@ -47,7 +47,7 @@ def read_body() -> bytes:
         body = request.stream.read(limit + 1)
     except RequestEntityTooLarge as error:
         raise _too_large(limit) from error
-    except (OSError, ParseException) as error:  # gunicorn reads the chunks of a body when we do
+    except (ClientDisconnected, ParseException) as error:  # gunicorn reads the chunks of a body when we do
         raise BadBody("The body did not arrive whole.") from error
     g.body = body
     if len(body) > limit:

@@ -59,7 +59,7 @@ class Launcher:
         def ready_or_over() -> bool:
             return "Stop with Ctrl-C." in self.output or self.process.poll() is not None
 
-        until(ready_or_over, "the start", 60)
+        until(ready_or_over, "the start", 120)
         assert self.process.poll() is None, self.output
         assert "OpenRemedy is ready at" in self.output, self.output
         return self
@@ -82,7 +82,7 @@ class Launcher:
         # Gunicorn's workers outlive their master for a moment, and go on answering.
         family = {killed, *children(killed)}
         os.kill(killed, signal.SIGKILL)
-        until(lambda: not family & set(processes()) and self.program(name), f"another {name}", 20)
+        until(lambda: not family & set(processes()) and self.program(name), f"another {name}", 60)
 
     def everything(self) -> list[int]:
         """All processes below the launcher."""
@@ -97,7 +97,7 @@ class Launcher:
         return self.ended()
 
     def ended(self) -> int:
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=120)
         self.reader.join(timeout=10)
         return code
 
@@ -149,7 +149,7 @@ def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(sta
     def verdict() -> Any:
         return paste(read)["items"][0]["verdict"]
 
-    assert until(verdict, "a verdict", 10)["recipe"]
+    assert until(verdict, "a verdict", 30)["recipe"]
 
     below = launcher.everything()
     assert len(below) >= 6
@@ -164,7 +164,7 @@ def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(sta
     for name in ("worker", "scheduler", "web", "redis"):
         launcher.crash(name)
     until(lambda: subprocess.run(read, shell=True, capture_output=True, check=False).returncode == 0, "the web back")
-    until(lambda: paste(send)["outcome"] == "updated", "a repeat", 10)
+    until(lambda: paste(send)["outcome"] == "updated", "a repeat", 30)
     assert paste(read)["items"][0]["occurrences"] >= 2
 
     # The launcher itself: what it started must not live on, and the next start must work.

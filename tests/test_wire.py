@@ -1,0 +1,337 @@
+"""The canonical endpoint behind its real server: what no test client can send, byte by byte."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copy
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+from sqlalchemy import create_engine, text
+
+from cast import DISK_FULL, sign
+from services import RedisServer, until
+from stack import Stack
+
+MAX_BODY = 2000
+BODY = json.dumps(DISK_FULL).encode()
+PATH = "/api/v1/webhooks/alerts/alice"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path, redis_server: RedisServer
+) -> Iterator[Stack]:
+    """One gunicorn for all tests here; its worker and scheduler are not needed."""
+    folder = tmp_path_factory.mktemp("wire")
+    database = copy(sqlite_template, folder / "openremedy.db")
+    running = Stack(folder, f"sqlite:///{database}", redis_server.url, Fernet.generate_key().decode())
+    running.environment["OPENREMEDY_MAX_BODY_BYTES"] = str(MAX_BODY)
+    running.secret = running.flask("tenant", "create", "alice")["webhook_secret"]
+    running.start("web")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def _server_outlives_it(server: Stack) -> Iterator[None]:
+    yield
+    assert send(server, BODY).startswith(b"HTTP/1.1 202"), "the server takes alerts afterwards"
+
+
+def connect(server: Stack) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def talk(server: Stack, sent: bytes) -> bytes:
+    """Everything the server says to these bytes until it closes the connection."""
+    with connect(server) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(sent)
+        heard = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                heard += part
+    return heard
+
+
+def head(*lines: str | bytes, target: str = PATH, version: str = "1.1", close: bool = True) -> bytes:
+    """The head of a POST with these header lines."""
+    wanted = [f"POST {target} HTTP/{version}", "Host: localhost", *(["Connection: close"] if close else []), *lines]
+    return b"\r\n".join(line.encode() if isinstance(line, str) else line for line in wanted) + b"\r\n\r\n"
+
+
+def signature(server: Stack, body: bytes) -> str:
+    return f"X-OpenRemedy-Signature: {sign(server.secret, body)}"
+
+
+def send(server: Stack, body: bytes, *lines: str | bytes) -> bytes:
+    return talk(server, head(signature(server, body), f"Content-Length: {len(body)}", *lines) + body)
+
+
+def chunked(*parts: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def error(answer: bytes) -> dict[str, object]:
+    """The error in an answer of ours (and not of the server before us)."""
+    headers, _, body = answer.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/json" in headers
+    found: dict[str, object] = json.loads(body)["error"]
+    return found
+
+
+# ---------------------------------------------------------------- chunked bodies
+
+
+def test_a_chunked_body_is_taken(server: Stack) -> None:
+    sent = head(signature(server, BODY), "Transfer-Encoding: chunked") + chunked(BODY[:10], BODY[10:11], BODY[11:])
+    assert status(talk(server, sent)) == 202
+
+
+def test_a_chunked_body_at_the_limit_is_taken(server: Stack) -> None:
+    body = BODY.ljust(MAX_BODY)
+    sent = head(signature(server, body), "Transfer-Encoding: chunked") + chunked(body)
+    assert status(talk(server, sent)) == 202
+
+
+@pytest.mark.parametrize("length", [MAX_BODY + 1, MAX_BODY + 2, 10 * MAX_BODY, 1_000_000])
+def test_a_chunked_body_over_the_limit_is_413_and_not_cut(server: Stack, length: int) -> None:
+    # The signature is right for what is left when the body is cut at the limit.
+    body = BODY.ljust(length)
+    sent = head(signature(server, body[:MAX_BODY]), "Transfer-Encoding: chunked") + chunked(body)
+    answer = talk(server, sent)
+    assert status(answer) == 413
+    assert error(answer)["code"] == "too_large"
+
+
+def test_a_declared_length_over_the_limit_is_413_before_the_body_is_there(server: Stack) -> None:
+    with connect(server) as connection:
+        connection.sendall(head("Content-Length: 10000000", close=False))
+        answer = connection.recv(65536)
+    assert status(answer) == 413
+    assert error(answer)["code"] == "too_large"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\nhello\r\n0\r\n\r\n",
+        b"-5\r\nhello\r\n0\r\n\r\n",
+        b"5\r\nhel",
+        b"5\r\nhello!!\r\n0\r\n\r\n",
+        b"ffffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        b"5;" + b"x" * 70_000 + b"\r\nhello\r\n0\r\n\r\n",
+        b"\r\n\r\n",
+    ],
+)
+def test_broken_chunks_are_400(server: Stack, body: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(head("Transfer-Encoding: chunked") + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(65536)
+    assert status(answer) in (400, 413)
+    assert error(answer)["code"] in ("invalid_json", "too_large")
+
+
+def test_a_body_that_breaks_off_is_refused(server: Stack) -> None:
+    with connect(server) as connection:
+        connection.sendall(head(signature(server, BODY), f"Content-Length: {len(BODY)}") + BODY[:20])
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(65536)
+    assert status(answer) in (400, 401)
+
+
+def test_neither_length_nor_chunks_is_an_empty_body(server: Stack) -> None:
+    answer = talk(server, head(signature(server, b"")))
+    assert status(answer) == 400
+    assert error(answer)["code"] == "invalid_json"
+
+
+# ---------------------------------------------------------------- heads that smuggle
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 5", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Content-Length: 5"),
+        ("Content-Length: 5", "Content-Length: 6"),
+        ("Content-Length: 5", "Content-Length: 5"),
+        ("Content-Length: 5, 6",),
+        ("Content-Length: -1",),
+        ("Content-Length: +5",),
+        ("Content-Length: 0x5",),
+        ("Content-Length: five",),
+        ("Content-Length : 5",),
+        ("Content-Length: 5", " folded: line"),
+        ("Transfer-Encoding: chunked, identity",),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: xchunked",),
+        ("Bad Header: x", "Content-Length: 0"),
+        (b"X-Nul: a\x00b", "Content-Length: 0"),
+        (b"X-Return: a\rb", "Content-Length: 0"),
+        ("Expect: 200-ok", "Content-Length: 0"),
+        ("no colon at all",),
+    ],
+)
+def test_an_ambiguous_head_is_refused(server: Stack, lines: tuple[str | bytes, ...]) -> None:
+    # A second request hides in the body; exactly one answer may come back.
+    answer = talk(server, head(*lines, close=False) + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert 400 <= status(answer) < 502
+    assert status(answer) != 500
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_coded_transfer_is_refused(server: Stack) -> None:
+    answer = talk(server, head(signature(server, BODY), "Transfer-Encoding: gzip, chunked") + chunked(BODY))
+    assert status(answer) in (400, 415, 501)
+
+
+@pytest.mark.parametrize("count", [65, 1000])
+def test_too_many_headers_are_refused(server: Stack, count: int) -> None:
+    assert status(talk(server, head(*[f"X-{number}: y" for number in range(count)]))) in (400, 431)
+
+
+def test_a_header_of_ten_kilobytes_is_refused(server: Stack) -> None:
+    assert status(talk(server, head("X-OpenRemedy-Signature: sha256=" + "f" * 10_000))) in (400, 431)
+
+
+def test_a_very_long_path_is_refused(server: Stack) -> None:
+    assert status(talk(server, head(target="/" + "x" * 100_000))) in (400, 414)
+
+
+# ---------------------------------------------------------------- odd but legal
+
+
+def test_signatures_sent_twice_are_401_even_when_one_is_right(server: Stack) -> None:
+    right, wrong = signature(server, BODY), signature(server, b"other")
+    length = f"Content-Length: {len(BODY)}"
+    for lines in ((right, wrong), (wrong, right), (right, right)):
+        assert status(talk(server, head(*lines, length) + BODY)) == 401
+
+
+def test_a_header_with_underscores_is_not_the_signature(server: Stack) -> None:
+    line = signature(server, BODY).replace("X-OpenRemedy-Signature", "X_OpenRemedy_Signature")
+    assert status(talk(server, head(line, f"Content-Length: {len(BODY)}") + BODY)) in (400, 401)
+
+
+def test_bytes_beyond_ascii_in_the_signature_are_401(server: Stack) -> None:
+    for value in (b"sha256=\xc3\xa9", b"sha256=\xff\xfe", b"\xed\xa0\x80"):
+        answer = talk(server, head(b"X-OpenRemedy-Signature: " + value, f"Content-Length: {len(BODY)}") + BODY)
+        assert status(answer) == 401
+
+
+def test_http_1_0_is_served(server: Stack) -> None:
+    sent = head(signature(server, BODY), f"Content-Length: {len(BODY)}", version="1.0") + BODY
+    assert status(talk(server, sent)) == 202
+    bare = f"POST {PATH} HTTP/1.0\r\n{signature(server, BODY)}\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    assert status(talk(server, bare.encode() + BODY)) == 202
+
+
+def test_an_absolute_target_is_the_same_endpoint(server: Stack) -> None:
+    sent = head(signature(server, BODY), f"Content-Length: {len(BODY)}", target=f"http://evil.example{PATH}") + BODY
+    assert status(talk(server, sent)) in (202, 400)
+
+
+@pytest.mark.parametrize("path", [f"{PATH}/", f"{PATH}%2f", "/api/v1/webhooks/alerts/%61lice"])
+def test_an_encoded_path_is_the_same_endpoint(server: Stack, path: str) -> None:
+    answer = talk(server, head(signature(server, BODY), f"Content-Length: {len(BODY)}", target=path) + BODY)
+    assert status(answer) == 202
+
+
+@pytest.mark.parametrize("slug", ["ALICE", "..", "%00", "%ff", "x" * 300, "alice%0d%0aX-Evil: 1", "%D0%B0lice"])
+def test_a_strange_slug_never_fails_or_redirects(server: Stack, slug: str) -> None:
+    target = f"/api/v1/webhooks/alerts/{slug}".replace(" ", "%20")
+    answer = talk(server, head(signature(server, BODY), f"Content-Length: {len(BODY)}", target=target) + BODY)
+    assert status(answer) in (400, 401, 404)
+    assert b"X-Evil" not in answer
+
+
+def test_a_sender_that_asks_first_is_told_to_continue(server: Stack) -> None:
+    with connect(server) as connection:
+        lines = (signature(server, BODY), f"Content-Length: {len(BODY)}", "Expect: 100-continue")
+        connection.sendall(head(*lines))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(BODY)
+        assert status(connection.recv(65536)) == 202
+
+
+def test_a_connection_takes_one_request_after_another(server: Stack) -> None:
+    with requests.Session() as session:
+        found = [
+            session.post(server.url + PATH, data=body, headers={"X-OpenRemedy-Signature": sign(server.secret, BODY)})
+            for body in (BODY, b"x", BODY, b"y" * (MAX_BODY + 1), BODY)
+        ]
+    assert [answer.status_code for answer in found] == [202, 401, 202, 413, 202]
+
+
+def test_pipelined_requests_are_answered_apart(server: Stack) -> None:
+    one = head(signature(server, BODY), f"Content-Length: {len(BODY)}", close=False) + BODY
+    last = head("Content-Length: 0")
+    answer = talk(server, one + last)
+    assert [answer.count(b" 202 "), answer.count(b" 401 ")] == [1, 1]
+
+
+# ---------------------------------------------------------------- slow and silent
+
+
+def test_silent_and_slow_senders_do_not_hold_up_others(server: Stack) -> None:
+    with contextlib.ExitStack() as open_sockets:
+        for _ in range(8):  # a connection that says nothing holds no thread
+            open_sockets.enter_context(connect(server))
+        for _ in range(6):  # a body that does not come holds one: of sixteen
+            slow = open_sockets.enter_context(connect(server))
+            slow.sendall(head("Content-Length: 100", close=False) + b"{}")
+        for _ in range(2):
+            half = open_sockets.enter_context(connect(server))
+            half.sendall(b"POST /api/v1/webhooks")
+        began = time.monotonic()
+        for _ in range(5):
+            assert send(server, BODY).startswith(b"HTTP/1.1 202")
+        assert time.monotonic() - began < 10
+
+
+# ---------------------------------------------------------------- afterwards
+
+
+def test_the_log_tells_no_secret_and_no_body(server: Stack) -> None:
+    marker = "HUSH-7f3a"
+    body = json.dumps(DISK_FULL | {"evidence": {"text": marker}, marker: 1}).encode()
+    talk(server, head("Content-Length: 3", f"Authorization: Bearer {marker}", f"Cookie: {marker}") + b"abc")
+    talk(server, head(f"Content-Length: {len(body)}", target=f"{PATH}?token={marker}") + body)
+    assert status(send(server, body)) == 202
+    log = until(lambda: server.log("web"), "the log is written")
+    assert marker not in log
+    assert server.secret not in log
+    assert sign(server.secret, body).removeprefix("sha256=") not in log
+    assert '"event": "request.done"' in log
+    assert "Traceback" not in log
+
+
+def test_a_stop_writes_the_refusals_that_wait(server: Stack) -> None:
+    def counted() -> int:
+        engine = create_engine(server.environment["DATABASE_URL"])
+        with engine.connect() as connection:
+            found: int = connection.execute(
+                text("SELECT coalesce(sum(count), 0) FROM refusal_counts WHERE reason = 'unauthorized'")
+            ).scalar_one()
+        engine.dispose()
+        return found
+
+    time.sleep(0)
+    before = until(lambda: counted() or None, "earlier refusals are written")
+    for _ in range(10):
+        talk(server, head("Content-Length: 0"))
+    assert server.end("web") == 0
+    found = counted()
+    server.start("web")
+    assert found >= before + 10
