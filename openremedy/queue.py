@@ -16,7 +16,7 @@ log = structlog.get_logger()
 QUEUE = "classify"
 JOB = "openremedy.jobs.classify_pending"  # a string, so that the web process never imports it
 WAKE_KEY = "openremedy:wake"
-WAKE_SECONDS = 10  # a lost job is missed no longer than this by those who come after it
+WAKE_SECONDS = 5  # a lost job is missed no longer than this by those who come after it
 WEB_TIMEOUT = 0.5  # seconds
 PAUSE = 5.0  # seconds without trying after a failure, so that a hung Redis costs one request, not all
 

@@ -61,8 +61,9 @@ def _too_large(limit: int) -> TooLarge:
 
 def refuse_compression() -> None:
     """Raise UnsupportedEncoding for a compressed body; inflating one would have no bound."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise UnsupportedEncoding("Send the body uncompressed: Content-Encoding is not supported.")
+    codings = ",".join(request.headers.get(name, "") for name in ("Content-Encoding", "Transfer-Encoding"))
+    if {coding.strip().lower() for coding in codings.split(",")} - {"", "identity", "chunked"}:
+        raise UnsupportedEncoding("Send the body uncompressed: content and transfer codings are not supported.")
 
 
 def _origin() -> Origin:

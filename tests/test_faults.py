@@ -1,8 +1,6 @@
 """Real processes, and everything around them failing: each alert that was answered 202 ends with a verdict."""
 
 import itertools
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -52,15 +50,30 @@ class House(Stack):
     def __init__(self, folder: Path, server: PostgresServer, name: str, redis_url: str) -> None:
         super().__init__(folder, driver(server.url_of(name)), redis_url, ENCRYPTION_KEY)
         self.database = server.url_of(name)
+        self.asked: str | None = None
         self.hosts = (f"host-{number}" for number in itertools.count())
 
     def staff(self, **settings: str) -> None:
         """A fresh worker with these settings."""
-        if "worker" in self.processes:
-            self.kill("worker")
+        self.dismiss("worker")
         self.environment |= {"OPENREMEDY_LLM_TIMEOUT": str(LLM_TIMEOUT), "OPENREMEDY_LLM_CONCURRENCY": "16"}
         self.environment |= settings
+        self.asked = self.environment.get("OPENAI_BASE_URL")
         self.start("worker")
+
+    def hire(self, model: StubModel) -> None:
+        """A worker that asks this model; the one there is, if it does."""
+        if self.asked != model.url or not self.alive("worker"):
+            self.staff()
+
+    def alive(self, name: str) -> bool:
+        return name in self.processes and self.processes[name].poll() is None
+
+    def dismiss(self, name: str) -> None:
+        """Kill a process, if there is one and it still lives."""
+        if self.alive(name):
+            self.kill(name)
+        self.processes.pop(name, None)
 
     def post(self, **changes: Any) -> str:
         """An alert that opens an incident of its own; returns the incident's id."""
@@ -117,8 +130,21 @@ def house(
     running.start("web")
     running.create_tenant()
     yield running
-    running.stop()
+    for process in list(running.processes):
+        running.dismiss(process)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(autouse=True)
+def _whole(house: House, redis_server: RedisServer) -> None:
+    """Whatever a test before this one has broken works again."""
+    if redis_server.process is None:
+        redis_server.start()
+    if not house.alive("web"):
+        house.dismiss("web")
+        house.start("web")
+    if not house.alive("worker"):
+        house.staff()
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +213,7 @@ def test_the_model_s_recipe_tokens_and_latency_are_kept(house: House, model: Stu
 def test_an_incident_gets_a_verdict_while_the_model_fails_and_the_model_s_when_it_is_back(
     house: House, model: StubModel, behaviour: str
 ) -> None:
-    if "worker" not in house.processes:
-        house.staff()
+    house.hire(model)
     model.control({"behaviour": behaviour, "retry_after": "3"})
     incident_id = house.post(evidence={"mount": f"/srv/{behaviour}", "disk_usage_percent": 95})
     (found,) = house.settled([incident_id])
@@ -201,6 +226,7 @@ def test_an_incident_gets_a_verdict_while_the_model_fails_and_the_model_s_when_i
 
 
 def test_the_scheduler_alone_has_it_redone_when_retry_after_is_over(house: House, model: StubModel) -> None:
+    house.hire(model)
     model.control({"behaviour": "429", "retry_after": "2"})
     incident_id = house.post(evidence={"mount": "/srv/later", "disk_usage_percent": 95})
     house.settled([incident_id])
@@ -212,6 +238,7 @@ def test_the_scheduler_alone_has_it_redone_when_retry_after_is_over(house: House
 
 
 def test_a_thousand_alerts_of_twenty_causes_ask_the_model_at_most_twenty_times(house: House, model: StubModel) -> None:
+    house.hire(model)
     model.control({"delay": 2})
     house.start("worker-2")
     words = [first + second for first in ("al", "be", "ga", "de") for second in ("pha", "ta", "mma", "lta", "psi")]
@@ -233,7 +260,7 @@ def test_a_thousand_alerts_of_twenty_causes_ask_the_model_at_most_twenty_times(h
         query = "SELECT tier, count(*) FROM verdicts WHERE incident_id = ANY(%s) GROUP BY tier"
         tiers = dict(connection.execute(query, [[uuid.UUID(one) for one in ids]]).fetchall())
     assert tiers == {"model": 20, "reuse": 980}
-    house.kill("worker-2")
+    house.dismiss("worker-2")
 
 
 # ---------------------------------------------------------------- the worker
@@ -279,7 +306,7 @@ def test_a_worker_killed_in_the_middle_of_a_call_costs_time_and_nothing_else(hou
 
 
 def test_a_flushed_redis_loses_no_pending_work(house: House, redis_server: RedisServer) -> None:
-    house.kill("worker")
+    house.dismiss("worker")
     ids = [house.post() for _ in range(10)]
     redis_server.flushall()
     house.staff()
@@ -290,7 +317,7 @@ def test_a_flushed_redis_under_a_live_worker_does_not_matter(house: House, redis
     house.settled([house.post()])
     redis_server.flushall()
     house.settled([house.post() for _ in range(5)], seconds=10)
-    assert house.processes["worker"].poll() is None
+    assert house.alive("worker")
 
 
 def test_a_redis_that_hangs_delays_no_post_and_loses_no_verdict(house: House, redis_server: RedisServer) -> None:
@@ -329,7 +356,7 @@ def test_without_redis_at_the_start_posts_are_kept_and_classified_when_it_comes(
     house: House, redis_server: RedisServer
 ) -> None:
     for name in ("web", "worker"):
-        house.kill(name)
+        house.dismiss(name)
     redis_server.kill()
     try:
         house.start("web")
@@ -339,7 +366,7 @@ def test_without_redis_at_the_start_posts_are_kept_and_classified_when_it_comes(
     finally:
         redis_server.start()
     house.settled(ids, sweep=True)
-    assert house.processes["worker"].poll() is None
+    assert house.alive("worker")
 
 
 def test_an_idle_worker_survives_an_absence_of_redis(house: House, redis_server: RedisServer) -> None:
@@ -348,20 +375,38 @@ def test_an_idle_worker_survives_an_absence_of_redis(house: House, redis_server:
     time.sleep(4)
     redis_server.start()
     house.settled([house.post()], seconds=20, sweep=True)
-    assert house.processes["worker"].poll() is None
+    assert house.alive("worker")
 
 
 # ---------------------------------------------------------------- the database
 
 
-def test_a_database_that_is_away_for_a_while_costs_the_verdict_time(
-    house: House, postgres_server: PostgresServer
+def test_a_database_that_hangs_during_a_call_costs_the_verdict_time(
+    house: House, model: StubModel, postgres_server: PostgresServer
 ) -> None:
-    ids = [house.post()]
-    os.kill(postgres_server.pid, signal.SIGSTOP)
-    try:
+    house.hire(model)
+    model.control({"delay": 1})
+    incident_id = house.post(evidence={"mount": "/srv/database", "disk_usage_percent": 95})
+    until(lambda: model.calls, "the call is in flight")
+    with postgres_server.paused():
         with pytest.raises(requests.Timeout):
             house.send(hostname="nobody", timeout=0.5)
+        time.sleep(1)
+    (found,) = house.settled([incident_id], sweep=True)
+    assert [one["tier"] for one in found["verdicts"]] == ["model"]
+
+
+def test_a_database_that_restarts_costs_neither_worker_nor_scheduler(
+    house: House, postgres_server: PostgresServer
+) -> None:
+    house.start("scheduler")
+    house.settled([house.post()], sweep=True)
+    postgres_server.stop()
+    try:
+        answer = house.send(hostname="nobody")
+        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
     finally:
-        os.kill(postgres_server.pid, signal.SIGCONT)
-    house.settled(ids, sweep=True)
+        postgres_server.start()
+    house.settled([house.post()], sweep=True)
+    assert house.alive("worker")
+    assert house.end("scheduler") == 0

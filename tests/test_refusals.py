@@ -24,7 +24,6 @@ from openremedy.services import services
 from openremedy.tally import MAX_SAMPLES_WAITING, MAX_WAITING, SAMPLES_AN_HOUR, SAMPLES_KEPT, Refusal, Tally
 from services import until
 
-
 MakeApp = Callable[[Settings], Flask]
 BODY = json.dumps(DISK_FULL).encode()
 NOON = datetime(2026, 1, 31, 12, 0, 30, tzinfo=UTC)
