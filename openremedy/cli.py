@@ -271,7 +271,7 @@ def classify_eval(folder: Path, recipes_file: Path | None, variant: str) -> tupl
     """Measure the lexical tier on a folder of alerts with the truth; no running service is needed."""
     from openremedy import evaluation  # the matcher is for workers and this command; the web process imports cli too
 
-    figures = evaluation.evaluate(folder, recipes_file or folder / "recipes.jsonl", variant)
+    figures = evaluation.evaluate(folder, recipes_file, variant)
     return figures, "\n".join(f"{name:24} {value}" for name, value in figures.items())
 
 

@@ -2,7 +2,7 @@
 
 The folder holds `alerts_<variant>.jsonl` ({"id", "alert": an Alertmanager alert}) and `alerts_truth.jsonl`
 ({"id", "recipe_slug" or null, "accept": slugs that are right too}); recipes are JSON lines with slug, title,
-when_to_use, description, impact and mitigation.
+when_to_use, description, impact and mitigation: `recipes.jsonl` in the folder or in the one above it.
 """
 
 import json
@@ -35,8 +35,9 @@ class Outcome:
         return self.answer is not None and self.right is not None and self.answer in (self.accept | {self.right})
 
 
-def evaluate(folder: Path, recipes_file: Path, variant: str) -> dict[str, Any]:
+def evaluate(folder: Path, recipes_file: Path | None, variant: str) -> dict[str, Any]:
     """Figures by name. Raises Invalid when a file is missing or not what it should be."""
+    recipes_file = recipes_file or _recipes_of(folder)
     alerts = _rows(folder / f"alerts_{variant}.jsonl")
     try:
         index = Index([_recipe(row) for row in _rows(recipes_file)])
@@ -45,6 +46,12 @@ def evaluate(folder: Path, recipes_file: Path, variant: str) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise Invalid(f"{folder}: a line lacks something ({type(error).__name__}: {error}).") from error
     return {"variant": variant, "tier": "lexical"} | _figures(outcomes)
+
+
+def _recipes_of(folder: Path) -> Path:
+    """Several folders of alerts may share the recipes that lie beside them."""
+    own, shared = folder / "recipes.jsonl", folder.resolve().parent / "recipes.jsonl"
+    return shared if shared.exists() and not own.exists() else own
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ def prepare(settings: Settings) -> FirstTenant | None:
     with app.app_context():
         try:
             flask_migrate.upgrade()
-            return ensure_first_tenant(db.session(), services().vault)
+            return ensure_first_tenant(db.engine, services().vault)
         except OperationalError as error:
             raise LaunchError(f"the database cannot be used: {' '.join(str(error.orig).split())}") from error
         finally:

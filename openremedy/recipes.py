@@ -23,6 +23,7 @@ MAX_WHEN = 4000
 MAX_STEPS = 20_000
 MAX_TAGS = 20
 MAX_TAG = 40
+NO_RECIPE = "none"
 RISKS = ("low", "medium", "high")
 FIELDS = ("slug", "title", "when", "applies_to", "match", "risk", "tags", "enabled", "steps")
 REQUIRED = ("slug", "title", "when", "risk", "steps")
@@ -266,6 +267,9 @@ class _Entry:
 
     def _slug(self) -> str:
         value = self._text("slug", MAX_SLUG, one_line=True)
+        if value == NO_RECIPE:
+            self._wrong(self.line_of("slug"), f"slug must not be {NO_RECIPE!r}: it is the answer that no recipe fits")
+            return ""
         if not value or _SLUG.fullmatch(value):
             return value
         self._wrong(

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from argon2 import PasswordHasher
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -306,13 +306,17 @@ class FirstTenant:
     token: str
 
 
-def ensure_first_tenant(session: Session, vault: Vault) -> FirstTenant | None:
-    """With no tenant at all, make `my-company` with the starter recipes and a viewer's token; else None."""
-    if session.scalar(select(func.count()).select_from(Tenant)):
-        return None
-    try:
-        secret = create_tenant(session, vault, FIRST_TENANT, "My company")
-    except Conflict:
-        return None  # another process was first
-    import_recipes(session, FIRST_TENANT, parse(STARTER_RECIPES.read_text()))
-    return FirstTenant(FIRST_TENANT, secret, create_token(session, FIRST_TENANT, Role.VIEWER, "first start"))
+def ensure_first_tenant(engine: Engine, vault: Vault) -> FirstTenant | None:
+    """With no tenant at all, make `my-company` with the starter recipes and a viewer's token; else None.
+
+    All of it in one transaction: a start that is killed half-way leaves nothing that the next one would keep.
+    """
+    with engine.begin() as connection, Session(connection, join_transaction_mode="create_savepoint") as session:
+        if session.scalar(select(func.count()).select_from(Tenant)):
+            return None
+        try:
+            secret = create_tenant(session, vault, FIRST_TENANT, "My company")
+        except Conflict:
+            return None  # another process was first
+        import_recipes(session, FIRST_TENANT, parse(STARTER_RECIPES.read_text()))
+        return FirstTenant(FIRST_TENANT, secret, create_token(session, FIRST_TENANT, Role.VIEWER, "first start"))

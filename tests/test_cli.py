@@ -405,6 +405,16 @@ def test_classify_eval_gives_a_key_per_figure(shell: Shell, folder: Path) -> Non
 
 
 @ON_ONE
+def test_classify_eval_finds_recipes_that_several_folders_share(shell: Shell, folder: Path) -> None:
+    dev = folder / "dev"
+    dev.mkdir()
+    for file in folder.glob("alerts_*.jsonl"):
+        file.rename(dev / file.name)
+    assert shell.json("classify", "eval", str(dev))["top1"] == 1.0
+    assert shell.json("classify", "eval", str(dev), "--recipes", str(folder / "recipes.jsonl"))["alerts"] == 3
+
+
+@ON_ONE
 def test_classify_eval_says_what_is_wrong_with_a_folder(shell: Shell, folder: Path) -> None:
     truth = folder / "alerts_truth.jsonl"
     for text in ('{"id": 1}', "[]", "5", "{", '{"id": 9, "recipe_slug": null}'):

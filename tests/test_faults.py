@@ -18,7 +18,7 @@ from services import PostgresServer, RedisServer, until
 from stack import ROOT, Stack
 from stub_model import StubModel
 
-LLM_TIMEOUT = 5
+LLM_TIMEOUT = 3
 BEST_PRACTICE: dict[str, tuple[dict[str, Any], set[str]]] = {
     "disk_full": (
         {"disk_usage_percent": 96, "mount": "/srv", "largest_files": ["/srv/dump.bin"]},
@@ -287,7 +287,7 @@ def test_an_idle_worker_that_is_told_to_stop_ends_at_once(house: House) -> None:
 
 def test_a_worker_killed_in_the_middle_of_a_call_costs_time_and_nothing_else(house: House, model: StubModel) -> None:
     house.staff()
-    model.control({"delay": 3})
+    model.control({"delay": 2})
     ids = [house.post(evidence={"mount": f"/srv/{name}", "disk_usage_percent": 95}) for name in ("kill", "murder")]
     until(lambda: model.calls == 2, "both calls are in flight")
     house.kill("worker")

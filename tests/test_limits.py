@@ -121,12 +121,14 @@ def test_a_refused_request_does_not_prolong_the_wait(limited: MakeClient) -> Non
 
 def test_the_window_moves_so_that_its_edge_lets_no_burst_through(limited: MakeClient) -> None:
     client = limited()
-    with time_machine.travel(datetime(2026, 1, 1, 12, 0, 59, tzinfo=UTC), tick=False) as clock:
-        assert statuses(client, 60) == [401] * 60
-        clock.shift(2)  # the next minute on the clock
-        assert statuses(client, 60) == [429] * 60
+    with time_machine.travel(datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC), tick=False) as clock:
+        assert post(client).status_code == 401  # a fixed window would begin here ...
         clock.shift(59)
-        assert post(client).status_code == 401
+        assert statuses(client, 59) == [401] * 59
+        clock.shift(2)  # ... and let 60 more through by now
+        assert statuses(client, 60) == [401] + [429] * 59
+        clock.shift(59)
+        assert statuses(client, 60) == [401] * 59 + [429]
 
 
 def test_a_caller_who_waits_as_told_is_served(limited: MakeClient) -> None:

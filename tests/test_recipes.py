@@ -485,3 +485,10 @@ def test_the_documentation_has_a_valid_alert_for_every_incident_type() -> None:
     alerts = [parse_alert(body.encode()) for body in bodies]
     assert sorted(alert.incident_type for alert, _ in alerts) == sorted(TYPES)
     assert [warnings for _, warnings in alerts if warnings] == []
+
+
+def test_it_refuses_the_word_for_no_recipe_as_a_slug():
+    text = "- slug: none\n  title: A\n  when: B\n  risk: low\n  steps: C\n"
+    with pytest.raises(RecipeFileError) as caught:
+        parse(text)
+    assert caught.value.problems == ["line 1: recipe 'none': slug must not be 'none': it is the answer that no recipe fits"]

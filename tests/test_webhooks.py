@@ -558,8 +558,8 @@ def test_no_route_redirects(app: Flask) -> None:
         for method in ("GET", "POST"):
             bare, slashed = client.open(path, method=method), client.open(f"{path}/", method=method)
             assert bare.status_code == slashed.status_code, path
-            doubled = client.open(path.replace("/", "//"), method=method)
-            assert doubled.status_code == 404
+            doubled = client.open(f"{path[:2]}{path[2:].replace('/', '//')}", method=method)
+            assert doubled.status_code == (bare.status_code if "/" not in path[2:] else 404)
             for answer in (bare, slashed, doubled):
                 assert not 300 <= answer.status_code < 400
                 assert "Location" not in answer.headers
