@@ -39,6 +39,7 @@ def run() -> None:
                 # Intake goes on meanwhile: rather fail and be run again than queue every request behind us.
                 connection.execute(text("SET LOCAL lock_timeout = '4s'"))
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
+                connection.connection.driver_connection.patience = None  # the same on our side of the wire
             context.run_migrations()
 
 

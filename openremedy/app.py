@@ -6,6 +6,7 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import structlog
 from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
@@ -51,6 +52,15 @@ SECURITY_HEADERS = {
 }
 LIMITER_TIMEOUT = 0.25  # seconds
 BUSY_TIMEOUT = 10  # seconds a SQLite writer waits for the others
+PING_TIMEOUT = 2  # seconds, and those below as well
+STATEMENT_TIMEOUT = 10
+ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 2
+SERVER_OPTIONS = {
+    "statement_timeout": f"{STATEMENT_TIMEOUT}s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+    "timezone": "UTC",  # elsewhere the years 1 and 9999 of a careless sender leave the range that can be read back
+}
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -105,9 +115,7 @@ def _engine_options(settings: Settings) -> dict[str, Any]:
         "pool_timeout": 2,
         "connect_args": {
             "connect_timeout": 2,
-            # In UTC, or the years 1 and 9999 of a careless sender leave the range that can be read back.
-            "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
-            " -c timezone=UTC",
+            "options": " ".join(f"-c {name}={value}" for name, value in SERVER_OPTIONS.items()),
         },
     }
 
@@ -123,8 +131,9 @@ def _extensions(app: Flask, settings: Settings) -> None:
     limiter.init_app(app)
     if settings.database_url.startswith("sqlite"):
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with app.app_context():
-            _prepare_sqlite(db.engine)
+    with app.app_context():
+        prepare = {"sqlite": _prepare_sqlite, "postgresql": _prepare_postgresql}
+        prepare[db.engine.dialect.name](db.engine)
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -146,6 +155,30 @@ def _prepare_sqlite(engine: Engine) -> None:
     def begin(connection: Any) -> None:
         deferred = connection.get_execution_options().get("sqlite_readonly")
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+
+
+def _prepare_postgresql(engine: Engine) -> None:
+    """Connections that do not wait for ever for a server that neither answers nor closes them."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return ImpatientConnection.connect(*arguments, **options)
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """Gives up on a server that is hung or out of reach; its own statement_timeout cannot end a wait for it."""
+
+    patience: float | None = ANSWER_TIMEOUT  # a migration sets it to None: its statements may take long
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Psycopg's own wait for an answer, with an end. Raises OperationalError."""
+        # Only the ping that comes before a connection is used runs outside a transaction.
+        patience = PING_TIMEOUT if self.autocommit else self.patience
+        try:
+            return super().wait(gen, interval, timeout or patience)
+        except psycopg.errors._WaitTimeout as error:
+            self.pgconn.finish()  # what it would answer later belongs to nobody
+            raise psycopg.OperationalError("the database does not answer") from error
 
 
 def _services(app: Flask, settings: Settings) -> Services:

@@ -127,7 +127,10 @@ class Classifier:
             while True:
                 free = self._places - len(flying) if time.monotonic() < end else 0
                 claimed = claims.claim(self._engine, free, self._limits.lease) if free else []
-                flying |= {group.create_task(self._one(claim)) for claim in claimed}
+                for claim in claimed:
+                    flying.add(group.create_task(self._one(claim)))
+                    # One at a time, because all but the calls is done without a pause: those in flight go on between.
+                    await asyncio.sleep(0)
                 if not flying:
                     return
                 _, flying = await asyncio.wait(flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)

@@ -134,17 +134,15 @@ def _not_later(moment: datetime | None, end: datetime | None) -> bool:
 
 
 def _repeat(track: Track, episode: Episode, alert: Alert, at: datetime) -> Result:
-    digest = alert.digest()
     _touch(track, episode, at)
-    if alert.occurred_at and (digest == episode.event_digest or digest in track.known):
+    if _seen(track, alert):
         return Result(Outcome.DUPLICATE, episode.id)
     episode.occurrences += 1
     if alert.occurred_at:
-        track.known.add(digest)
         episode.fired_at = max(episode.fired_at or alert.occurred_at, alert.occurred_at)
     if _older(alert, episode):
         return Result(Outcome.UPDATED, episode.id, "older than the newest event; severity and evidence were kept")
-    _take_over(track, episode, alert, digest)
+    _take_over(track, episode, alert)
     return Result(Outcome.UPDATED, episode.id)
 
 
@@ -152,12 +150,12 @@ def _older(alert: Alert, episode: Episode) -> bool:
     return bool(alert.occurred_at and episode.event_at and alert.occurred_at < episode.event_at)
 
 
-def _take_over(track: Track, episode: Episode, alert: Alert, digest: str) -> None:
+def _take_over(track: Track, episode: Episode, alert: Alert) -> None:
     if alert.severity != episode.severity:
         track.say(episode, "severity_changed", before=str(episode.severity), after=str(alert.severity))
     episode.severity = alert.severity
     episode.event_at = alert.occurred_at or episode.event_at
-    episode.event_digest = digest if alert.occurred_at else None
+    episode.event_digest = alert.digest() if alert.occurred_at else None
     episode.newest = alert
 
 
@@ -313,5 +311,5 @@ def _change(track: Track, alert: Alert, at: datetime) -> Result:
     if alert.status is AlertStatus.NOTE:
         track.say(episode, "note", evidence=dict(alert.evidence))
     elif not _older(alert, episode):
-        _take_over(track, episode, alert, alert.digest())
+        _take_over(track, episode, alert)
     return Result(Outcome.UPDATED, episode.id)

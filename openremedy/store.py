@@ -205,7 +205,9 @@ def _load(connection: Connection, tenant_id: int, arrivals: Sequence[Arrival]) -
     tracks = {identity: Track() for identity in sorted({arrival.identity for arrival in arrivals})}
     for chunk in _chunks(list(tracks)):
         for row in connection.execute(_LATEST, {"tenant_id": tenant_id, "identities": chunk}).mappings():
-            tracks[row["identity"]].latest = _episode(row)
+            episode = _episode(row)
+            known = {episode.event_digest} if episode.event_digest else set()
+            tracks[row["identity"]] = Track(latest=episode, known=known)
     _load_known(connection, tracks, arrivals)
     _load_orphans(connection, tenant_id, tracks, arrivals)
     return tracks

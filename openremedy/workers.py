@@ -8,8 +8,9 @@ from types import FrameType
 import structlog
 from flask import current_app
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq import SimpleWorker
+from rq import SimpleWorker, worker_registration
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 
@@ -55,6 +56,11 @@ class Worker(SimpleWorker):
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Also puts itself on rq's list of workers again: a flushed Redis has forgotten who is alive."""
+        super().heartbeat(timeout, pipeline)
+        worker_registration.register(self, pipeline)
 
     def set_shutdown_requested_date(self) -> None:
         """Nothing: rq would write to Redis from a signal handler, in the middle of whatever the job does."""

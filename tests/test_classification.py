@@ -1,6 +1,7 @@
 """The cascade against a real database: rule, reuse, shortlist, model, lexical, and what is kept of each."""
 
 import asyncio
+import itertools
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -648,6 +649,30 @@ def test_a_slow_call_does_not_hold_up_an_alert_that_comes_later(app: Flask, alic
     classify(app, Slow(), llm_timeout=20)
     assert only(charlie)["verdict"]["tier"] == "rule"
     assert only(alice)["verdict"]["tier"] == "model"
+
+
+def test_calls_in_flight_go_on_between_any_two_incidents(app: Flask, alice: Tenant) -> None:
+    """A call needs many turns of the event loop; were each turn a whole batch of other incidents, it would time out."""
+    looked_at: list[str] = []
+    at_each_turn: list[int] = []
+
+    class Counting(Classifier):
+        def _case(self, claim: claims.Claim) -> Any:
+            looked_at.append(claim.incident["hostname"])
+            return super()._case(claim)
+
+    class Hopping(FakeModel):
+        async def complete(self, messages: Sequence[dict[str, str]], schema: dict[str, Any]) -> Completion:
+            for _ in range(10):
+                at_each_turn.append(len(looked_at))
+                await asyncio.sleep(0)
+            return await super().complete(messages, schema)
+
+    for number in range(16):
+        alice.alert(hostname=f"web-{number}")
+    asyncio.run(Counting(engine_of(app), Limits(5, 16, 0, "fake-1"), Hopping()).run())
+    steps = [later - earlier for earlier, later in itertools.pairwise(at_each_turn)]
+    assert max(steps) == 1
 
 
 def test_one_process_asks_once_per_cause(app: Flask, alice: Tenant) -> None:

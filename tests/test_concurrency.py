@@ -125,14 +125,24 @@ def test_two_tenants_alerts_at_once_do_not_meet(engine: Engine, app: Flask, tena
     assert sorted(found) == sorted([(tenant, 10), (other, 10)])
 
 
+@contextmanager
+def on_error(do: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        do()
+        raise
+
+
 def race(rounds: int, *contenders: Callable[[int], Any]) -> None:
     """Let the contenders meet once a round."""
     barrier = threading.Barrier(len(contenders))
 
     def run(contender: Callable[[int], Any]) -> None:
-        for number in range(rounds):
-            barrier.wait(timeout=30)
-            contender(number)
+        with on_error(barrier.abort):
+            for number in range(rounds):
+                barrier.wait(timeout=30)
+                contender(number)
 
     at_once([lambda contender=contender: run(contender) for contender in contenders])  # type: ignore[misc]
 

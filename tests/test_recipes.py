@@ -491,4 +491,6 @@ def test_it_refuses_the_word_for_no_recipe_as_a_slug():
     text = "- slug: none\n  title: A\n  when: B\n  risk: low\n  steps: C\n"
     with pytest.raises(RecipeFileError) as caught:
         parse(text)
-    assert caught.value.problems == ["line 1: recipe 'none': slug must not be 'none': it is the answer that no recipe fits"]
+    assert caught.value.problems == [
+        "line 1: recipe 'none': slug must not be 'none': it is the answer that no recipe fits"
+    ]

@@ -243,3 +243,8 @@ def test_the_first_and_last_times_can_be_stored_and_read(engine: Engine, tenant:
     assert outcomes(put(engine, tenant, alert("resolved", at=minutes))) == ["resolved"]
     assert outcomes(put(engine, tenant, alert(at=minutes))) == ["duplicate"]
     assert rows(engine, Incident.fired_at) == [(at,)]
+
+
+def test_a_duplicate_is_told_also_behind_a_new_observation_in_its_body(engine: Engine, tenant: int) -> None:
+    put(engine, tenant, alert(at=0))
+    assert outcomes(put(engine, tenant, alert(), alert(at=0))) == ["updated", "duplicate"]

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,8 @@ import pytest
 import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import event, update
+from sqlalchemy import event, text, update
+from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 from answers import refused, rows, seen_from_outside
@@ -22,11 +25,12 @@ from config import Settings
 from conftest import make_settings
 from openremedy import signing, tenants
 from openremedy.alerts import MAX_EVIDENCE_BYTES
+from openremedy.app import ImpatientConnection
 from openremedy.extensions import db
 from openremedy.models import Tenant as TenantRow
 from openremedy.models import WebhookSecret
 from openremedy.services import services
-from services import until
+from services import PostgresServer, until
 
 BODY = json.dumps(DISK_FULL).encode()
 SIGNATURE = "X-OpenRemedy-Signature"
@@ -605,6 +609,35 @@ def test_a_database_that_is_away_is_503_and_says_when_to_come_back(
     answer = post(app, "alice", BODY, sign("secret", BODY))
     refused(answer, 503, "unavailable")
     assert answer.headers.getlist("Retry-After") == ["2"]
+
+
+@on_postgresql
+def test_a_database_that_hangs_is_503_and_holds_no_thread(alice: Tenant, postgres_server: PostgresServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for ready in pool.map(alice.send, [BODY] * 8):  # connections wait in the pool
+            assert ready.status_code == 202
+        with postgres_server.paused():
+            began = time.monotonic()
+            answers = list(pool.map(alice.send, [BODY] * 4))
+            took = time.monotonic() - began
+    for answer in answers:
+        refused(answer, 503, "unavailable")
+    assert took < 10  # 5 for each, and some for a loaded machine
+    assert alice.send(BODY).status_code == 202
+
+
+@on_postgresql
+def test_a_statement_that_takes_long_is_given_up_unless_it_is_a_migration_s(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = text("SELECT pg_sleep(0.6)")
+    monkeypatch.setattr(ImpatientConnection, "patience", 0.3)
+    with app.app_context():
+        with db.engine.connect() as connection, pytest.raises(OperationalError, match="does not answer"):
+            connection.execute(sleep)
+        with db.engine.connect() as connection:
+            connection.connection.driver_connection.patience = None
+            connection.execute(sleep)
 
 
 @on_sqlite
