@@ -20,7 +20,7 @@ from flask import Flask
 from sqlalchemy import Engine, event, func, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
-import openremedy.app
+import openremedy.database
 from bodies import alert, outcomes, put, tenant_id
 from cast import DISK_FULL, Member, Tenant
 from conftest import ENCRYPTION_KEY, driver, make_settings, make_tenant, migrate
@@ -302,7 +302,7 @@ def refused(answer: Any) -> None:
 def test_a_sqlite_that_stays_locked_is_a_503(
     make_app: Callable[..., Flask], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openremedy.app, "BUSY_TIMEOUT", 0.3)
+    monkeypatch.setattr(openremedy.database, "BUSY_TIMEOUT", 0.3)
     alice = make_tenant(make_app(settings), "alice")
     alice.alert()
     with closing(sqlite3.connect(settings.database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:

@@ -25,7 +25,7 @@ from config import Settings
 from conftest import make_settings
 from openremedy import signing, tenants
 from openremedy.alerts import MAX_EVIDENCE_BYTES
-from openremedy.app import ImpatientConnection
+from openremedy.database import ImpatientConnection
 from openremedy.extensions import db
 from openremedy.models import Tenant as TenantRow
 from openremedy.models import WebhookSecret

@@ -1,0 +1,129 @@
+"""What every answer has in common: a request id, safe headers, a line in the log, one shape for errors."""
+
+import math
+import time
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+from openremedy import webhooks
+from openremedy.errors import Invalid, NotFound, Problem, Unavailable
+
+log = structlog.get_logger()
+
+# The codes of DESIGN 3.3 for what Flask itself refuses.
+CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    415: "unsupported_encoding",
+    422: "validation_error",
+    429: "rate_limited",
+    503: "unavailable",
+}
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+def register(app: Flask) -> None:
+    """Give every answer its request id, its headers and, when it is an error, the one shape."""
+    # limiter.init_app added its own functions already: ours come before them and after them.
+    app.before_request_funcs.setdefault(None, []).insert(0, _begin)
+    app.after_request_funcs.setdefault(None, []).insert(0, _finish)  # these run from the last to the first
+    app.register_error_handler(Problem, _problem)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(OperationalError, _database_away)
+    app.register_error_handler(PoolTimeout, _database_away)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _begin() -> None:
+    g.request_id = uuid.uuid4().hex
+    g.started = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _finish(response: Response) -> Response:
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["X-Request-ID"] = g.request_id
+    _set_retry_after(response)
+    log.info(
+        "request.done",
+        method=request.method,
+        route=str(request.url_rule) if request.url_rule else None,
+        status=response.status_code,
+        ms=round((time.perf_counter() - g.started) * 1000, 1),
+    )
+    return response
+
+
+def _set_retry_after(response: Response) -> None:
+    """Only where waiting helps: the limiter puts the header on every answer, rounded down, and over that of a 503."""
+    reset = response.headers.get("X-RateLimit-Reset")
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and reset:
+        response.headers["Retry-After"] = str(max(1, math.ceil(int(reset) - time.time())))
+    elif retry_after := g.get("retry_after"):
+        response.headers["Retry-After"] = retry_after
+    else:
+        response.headers.pop("Retry-After", None)
+
+
+def _problem(problem: Problem) -> ResponseReturnValue:
+    webhooks.remember_refusal(problem)
+    g.retry_after = problem.headers.get("Retry-After")
+    error: dict[str, Any] = {"code": problem.code, "message": problem.message}
+    if problem.fields:
+        error["fields"] = problem.fields
+    return {"error": error, "request_id": g.request_id}, problem.status, problem.headers
+
+
+def _http_error(error: HTTPException) -> ResponseReturnValue:
+    """What Flask and its extensions refuse, in our one shape."""
+    status = error.code or 500
+    problem = Problem(_words(error, status), code=CODES.get(status, _code_of(status)), fields=_fields(error))
+    problem.status = status  # type: ignore[misc]
+    if isinstance(getattr(error, "valid_methods", None), list | tuple | set):
+        problem.headers["Allow"] = ", ".join(sorted(error.valid_methods))  # type: ignore[attr-defined]
+    return _problem(problem)
+
+
+def _code_of(status: int) -> str:
+    return "internal" if status >= 500 else HTTPStatus(status).name.lower()
+
+
+def _words(error: HTTPException, status: int) -> str:
+    """Ours for what senders meet. Those of Werkzeug are for people too, but some quote the request."""
+    own = {404: NotFound.message, 422: Invalid.message, 429: "Too many requests from your address; see Retry-After."}
+    return own.get(status) or (HTTPStatus(status).phrase if status == 400 else error.description or "")
+
+
+def _fields(error: HTTPException) -> dict[str, Any] | None:
+    """The messages of webargs, without the name of the place they were read from."""
+    messages = getattr(error, "data", {}).get("messages", {})
+    return {name: found for place in messages.values() for name, found in place.items()} or None
+
+
+def _database_away(error: Exception) -> ResponseReturnValue:
+    log.error("database.away", error=type(error).__name__)
+    return _problem(Unavailable())
+
+
+def _unexpected(error: Exception) -> ResponseReturnValue:
+    log.exception("request.failed", error=type(error).__name__)
+    return _problem(Problem())
