@@ -35,9 +35,16 @@ WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo li
 class FakeModel:
     """A model inside the process. An answer changes the good one, is an error to raise, or a text; the last stays."""
 
-    def __init__(self, *answers: Any, during: Callable[[], Any] | None = None, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        *answers: Any,
+        during: Callable[[], Any] | None = None,
+        until: Callable[[], bool] | None = None,
+        pause: float = 0.0,
+    ) -> None:
         self.answers = list(answers) or [{}]
         self.during = during
+        self.until = until
         self.pause = pause
         self.requests: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
@@ -53,6 +60,8 @@ class FakeModel:
         try:
             if self.during:
                 self.during()
+            while self.until and not self.until():
+                await asyncio.sleep(0.02)
             await asyncio.sleep(self.pause)
         finally:
             with self._lock:
@@ -426,7 +435,9 @@ def test_retry_after_is_honoured_for_everybody(app: Flask, alice: Tenant, charli
 def test_calls_that_fail_together_count_as_one_failure(app: Flask, alice: Tenant) -> None:
     for word in WORDS:
         alice.alert(incident_type="custom", evidence={"alertname": word})
-    classify(app, model := FakeModel(ModelAway("429", retry_after=3.0), pause=0.2))
+    model = FakeModel(ModelAway("429", retry_after=3.0))
+    model.until = lambda: model.calls == len(WORDS)
+    classify(app, model)
     assert model.calls == len(WORDS)
     assert read(app, select(ModelState.failures)) == 1
 
@@ -499,7 +510,9 @@ def test_the_daily_budget_holds_at_any_concurrency_and_counts_what_was_really_us
     for word in WORDS:
         alice.alert(incident_type="custom", evidence={"alertname": word})
     budget = 3 * cost_of_one(app, alice) + 100
-    classify(app, model := FakeModel(pause=0.2), llm_daily_tokens=budget)
+    others = select(func.count()).select_from(Verdict)
+    model = FakeModel(until=lambda: read(app, others) >= len(WORDS) - 3)
+    classify(app, model, llm_daily_tokens=budget)
     found = alice.incidents()
     assert model.calls == 3
     assert sum(one["verdict"]["tier"] == "model" for one in found) == 3
@@ -628,7 +641,9 @@ def test_what_always_breaks_at_the_model_gets_the_words_verdict(app: Flask, alic
 def test_sixteen_calls_are_in_flight_at_once_and_no_more(app: Flask, alice: Tenant) -> None:
     for word in [*WORDS, "quebec", "romeo", "sierra", "tango"]:
         alice.alert(incident_type="custom", evidence={"alertname": word})
-    classify(app, model := FakeModel(pause=0.5))
+    model = FakeModel(pause=0.3)
+    model.until = lambda: model.calls >= 16
+    classify(app, model, llm_timeout=20)
     assert model.calls == 20
     assert model.most_in_flight == 16
 

@@ -183,6 +183,12 @@ def test_a_resolve_older_than_the_newest_firing_is_ignored(life: Life) -> None:
     assert life.latest.status == "open"
 
 
+def test_the_newest_firing_counts_and_not_the_last_to_arrive(life: Life) -> None:
+    life.fire(at=10)
+    life.fire(at=5)
+    assert life.resolve(at=7) == "ignored"
+
+
 def test_the_newest_firing_counts_also_where_an_update_was_newer(life: Life) -> None:
     life.fire(at=0)
     life.send("update", at=10)
@@ -403,6 +409,12 @@ def test_an_acknowledge_acknowledges(life: Life) -> None:
     life.fire(at=0)
     assert life.send("acknowledged", at=1).outcome == "updated"
     assert (life.latest.status, life.latest.acknowledged_at) == ("acknowledged", life.now)
+    assert life.kinds() == ["opened", "acknowledged"]
+
+
+def test_it_is_acknowledged_once_however_often_the_sender_says_so(life: Life) -> None:
+    life.fire()
+    assert [life.send("acknowledged").outcome, life.send("acknowledged").outcome] == ["updated", "updated"]
     assert life.kinds() == ["opened", "acknowledged"]
 
 
