@@ -319,7 +319,7 @@ def engine(app: Flask) -> Engine:
         return db.engine
 
 
-@pytest.mark.parametrize(("machine", "runs", "steps"), [(OneAfterTheOther, 10, 20), (AllAtOnce, 5, 6)])
+@pytest.mark.parametrize(("machine", "runs", "steps"), [(OneAfterTheOther, 20, 25), (AllAtOnce, 10, 8)])
 def test_the_rules_hold_in_any_order(
     engine: Engine, machine: Callable[[Engine], Machine], runs: int, steps: int
 ) -> None:

