@@ -32,7 +32,7 @@ migrate: $(VENV)/installed ## Bring the database to this code's schema
 ##@ Develop
 .PHONY: test
 test: $(VENV)/installed-dev ## Run the tests; T="tests/test_x.py -k word" runs some
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest $(or $(T),-n auto --dist loadfile)
 
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Style and format (ruff)

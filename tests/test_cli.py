@@ -669,6 +669,8 @@ def _installed(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return True
+    if b"scheduler" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        return False  # still a copy of this process, with the handlers it may have
     caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> 14 & 1)
 

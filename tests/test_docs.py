@@ -21,8 +21,7 @@ from flask import Flask
 from flask_migrate.cli import db as migrations
 
 from cast import sign
-from openremedy import app as application
-from openremedy import errors
+from openremedy import errors, responses
 from services import RedisServer, missing, until
 from stack import Stack
 
@@ -271,14 +270,14 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
 
 
 def test_every_error_code_is_documented_and_nothing_else() -> None:
-    codes = set(application.CODES.values())
+    codes = set(responses.CODES.values())
     codes |= {one.code for one in (errors.Problem, *errors.Problem.__subclasses__())}
     for path in (ROOT / "openremedy").rglob("*.py"):
         codes |= set(re.findall(r'\bcode="(\w+)"', path.read_text()))
     listed = re.findall(r"^\| `(\w+)` \| (\d{3}) \|", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     # The native endpoints and Werkzeug's own words.
     assert {name for name, _ in listed} == codes | {"unsupported_envelope", "bad_request"}
-    statuses = {name: status for status, name in application.CODES.items()}
+    statuses = {name: status for status, name in responses.CODES.items()}
     assert all(str(statuses.get(name, status)) == status for name, status in listed)
 
 
