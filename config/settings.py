@@ -83,12 +83,20 @@ class Settings:
         return self.openai_base_url or "https://api.openai.com/v1"
 
 
+class _Environment(FileAwareEnv):
+    """Takes an empty value for one that is not set, as Compose writes it for `${NAME:-}`."""
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        value = super()._get_value(env_key, default)
+        return default if value == "" else value
+
+
 def load() -> Settings:
     """Read the environment (`NAME` or `NAME_FILE`).
 
     Embedded keys are generated under the data folder at the first call. Raises SettingsError.
     """
-    env = FileAwareEnv(strip_whitespace=True)  # files end with a newline, values do not
+    env = _Environment(strip_whitespace=True)  # files end with a newline, values do not
     try:
         return _load(env)
     except (EnvError, ValueError) as error:

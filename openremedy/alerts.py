@@ -233,11 +233,16 @@ def _load(values: dict[str, Any], statuses: Iterable[AlertStatus]) -> dict[str, 
     try:
         loaded: dict[str, Any] = _SCHEMA.load(values)
     except ValidationError as error:
-        raise Invalid(fields=_named(error.messages_dict)) from error
-    if loaded["status"] not in statuses:
-        allowed = ", ".join(statuses)
-        raise Invalid(fields={"status": [f"Must be one of: {allowed}."]})
+        raise Invalid(fields=_named(error.messages_dict) | _not_from_here(values.get("status"), statuses)) from error
+    if refused := _not_from_here(loaded["status"], statuses):
+        raise Invalid(fields=refused)
     return loaded
+
+
+def _not_from_here(status: Any, statuses: Iterable[AlertStatus]) -> dict[str, Any]:
+    """The message about a status that exists, but not for this sender."""
+    known = isinstance(status, str) and status in list(AlertStatus)
+    return {"status": [f"Must be one of: {', '.join(statuses)}."]} if known and status not in statuses else {}
 
 
 def _named(messages: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,9 +297,9 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
-def shown(text: str, limit: int = 60) -> str:
-    """Foreign text fit for a message: quoted, one line, short."""
-    return ascii(text[:limit]) + ("…" if len(text) > limit else "")
+def shown(text: str, limit: int = 100) -> str:
+    """Foreign text fit for a message: quoted, one line, short; what cannot be printed is escaped."""
+    return repr(text[:limit]) + ("…" if len(text) > limit else "")
 
 
 THE_THING: Mapping[IncidentType, tuple[str, ...]] = {

@@ -1,7 +1,9 @@
 """The read and admin API: bearer tokens of a tenant, JSON lists with a cursor, four actions on an incident."""
 
+import re
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from typing import Any
 
@@ -62,6 +64,13 @@ def _storable(text: str) -> bool:
     return not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text)
 
 
+class QueryTime(Rfc3339):
+    """A time in a URL, where the plus sign of its zone reads as a blank unless the caller wrote %2B."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        return super()._deserialize(re.sub(r" (?=\d\d:\d\d$)", "+", str(value)), attr, data, **kwargs)
+
+
 class PageQuery(Schema):
     """Where in a list, and how much of it."""
 
@@ -82,7 +91,7 @@ class IncidentQuery(PageQuery):
     recipe = Text(load_default=None)
     classification = fields.Enum(Triage, by_value=fields.String(), load_default=None)
     q = Text(load_default=None, validate=validate.Length(max=200))
-    since = Rfc3339(load_default=None)
+    since = QueryTime(load_default=None)
 
 
 class DeliveryQuery(PageQuery):

@@ -27,6 +27,7 @@ from openremedy.recipes import RecipeFileError, dump, parse
 from openremedy.services import services
 
 SWEEP_SECONDS = 30
+STRONG_SECRET = 24  # characters
 ROLES = click.Choice([str(role) for role in Role])
 
 
@@ -90,6 +91,8 @@ tenant = AppGroup("tenant", help="Tenants and their webhook secrets.")
 def tenant_create(slug: str, name: str, secret: str | None) -> tuple[dict[str, Any], str]:
     """Create a tenant and print its webhook secret."""
     value = tenants.create_tenant(db.session(), services().vault, slug, name, _value(secret))
+    if len(value) < STRONG_SECRET:
+        click.echo(f"Note: a secret of fewer than {STRONG_SECRET} characters can be guessed.", err=True)
     text = f"Tenant {slug} created. Its webhook secret (keep it, it is not shown again here):\n{value}"
     return {"slug": slug, "webhook_secret": value}, text
 
@@ -202,7 +205,10 @@ def user_create(email: str, superadmin: bool, slug: str | None, role: str | None
         raise click.UsageError("Say either --superadmin or --tenant SLUG.")
     if superadmin and role:
         raise click.UsageError("--role goes with --tenant; a superadmin may do everything.")
+    known = tenants.user_exists(db.session(), email)
     name = tenants.create_user(db.session(), email, _password(), slug, Role(role) if role else None)
+    if known:
+        click.echo(f"Note: {email} existed already and keeps the password it has.", err=True)
     return {"email": email.strip().lower(), "role": name}, f"User {email} created as {name}."
 
 
@@ -276,6 +282,7 @@ def classify_eval(folder: Path, recipes_file: Path | None, variant: str) -> tupl
 
 
 @click.command()
+@click.option("--json", is_flag=True, expose_value=False, help="Changes nothing: it writes to standard error only.")
 @click.option("--burst", is_flag=True, help="End when the queue is empty.")
 @with_appcontext
 def worker(burst: bool) -> None:
@@ -286,6 +293,7 @@ def worker(burst: bool) -> None:
 
 
 @click.command()
+@click.option("--json", is_flag=True, expose_value=False, help="Changes nothing: it writes to standard error only.")
 @with_appcontext
 def scheduler() -> None:
     """Sweep every 30 seconds, close what is stale, delete what is old; several may run."""

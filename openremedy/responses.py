@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from openremedy import webhooks
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
@@ -95,6 +95,9 @@ def _problem(problem: Problem) -> ResponseReturnValue:
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:
     """What Flask and its extensions refuse, in our one shape."""
+    if isinstance(error, SecurityError):
+        log.warning("host.refused", hint="the Host header is none of OPENREMEDY_TRUSTED_HOSTS")
+        return _problem(NotFound())
     status = error.code or 500
     problem = Problem(_words(error, status), code=CODES.get(status, _code_of(status)), fields=_fields(error))
     problem.status = status  # type: ignore[misc]
@@ -104,7 +107,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _code_of(status: int) -> str:
-    return "internal" if status >= 500 else HTTPStatus(status).name.lower()
+    return "internal" if status >= 500 else Invalid.code
 
 
 def _words(error: HTTPException, status: int) -> str:

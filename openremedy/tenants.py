@@ -89,7 +89,9 @@ def find_tenant(session: Session, slug: str) -> Tenant:
 
 
 def rotate_secret(session: Session, vault: Vault, slug: str, grace: timedelta) -> tuple[str, datetime]:
-    """Add a new webhook secret; those of before live on for `grace`, and never longer than they had.
+    """Add a new webhook secret; the previous one lives on for `grace`, those before it for as long as they were told.
+
+    Without grace all of them end now.
 
     Returns the new secret and the moment the previous ones end. Raises NotFound, Conflict.
     """
@@ -104,7 +106,8 @@ def rotate_secret(session: Session, vault: Vault, slug: str, grace: timedelta) -
             f"{MAX_LIVE_SECRETS} secrets of {slug!r} live already; wait for one to end, or end all with --grace 0."
         )
     for secret in live:
-        secret.expires_at = min(secret.expires_at or until, until)
+        if secret.expires_at is None or not grace:  # one that was promised a time keeps it, but for a revocation
+            secret.expires_at = until
     value = crypto.generate(crypto.WEBHOOK_SECRET)
     tenant.secrets.append(WebhookSecret(locked=vault.lock(value)))
     session.commit()
@@ -136,6 +139,11 @@ def create_user(session: Session, email: str, password: str, slug: str | None, r
             session.flush()  # the membership needs the user's id
             session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
     return str(role or Role.VIEWER) if tenant else "superadmin"
+
+
+def user_exists(session: Session, email: str) -> bool:
+    """Whether somebody of this address signs in already."""
+    return session.scalar(select(User.id).where(User.email == email.strip().lower())) is not None
 
 
 def _hash(password: str) -> str:

@@ -152,6 +152,8 @@ def test_since_means_last_seen_at_or_after(alice: Tenant) -> None:
     alice.alert()
     assert found(alice, since=later) == {"web-01"}, "seen again since"
     assert found(alice, since="2026-01-31T12:00:00+05:30") == {"web-01"}
+    raw = "/api/v1/incidents?since=2026-01-31T12:00:00+05:30"  # as typed: the plus reads as a blank
+    assert alice.app.test_client().get(raw, headers=alice.auth).status_code == 200
 
 
 NONSENSE = [

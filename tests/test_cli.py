@@ -157,6 +157,17 @@ def test_a_longer_grace_never_prolongs_an_older_secret(shell: Shell, app: Flask)
 
 
 @ON_ONE
+def test_a_shorter_grace_does_not_shorten_what_an_older_secret_was_promised(shell: Shell, app: Flask) -> None:
+    shell.json("tenant", "create", "acme")
+    shell.json("tenant", "rotate-secret", "acme", "--grace", "24")
+    (promised, _none) = rows(app, select(WebhookSecret.expires_at).order_by(WebhookSecret.id))
+    shell.json("tenant", "rotate-secret", "acme", "--grace", "1")
+    kept = rows(app, select(WebhookSecret.expires_at).order_by(WebhookSecret.id))
+    assert kept[0] == promised
+    assert kept[1] < promised
+
+
+@ON_ONE
 def test_ten_secrets_live_at_most_and_grace_zero_ends_them(shell: Shell) -> None:
     shell.json("tenant", "create", "acme")
     for _ in range(tenants.MAX_LIVE_SECRETS - 1):
@@ -654,8 +665,7 @@ def test_scheduler_and_worker_end_with_zero_when_told(settings: Any, redis_url: 
             if command == "worker":
                 with Redis.from_url(redis_url) as redis:
                     until(lambda: redis.smembers("rq:workers:classify"), "a worker")
-            else:
-                until(lambda: _installed(process.pid), "its signal handlers")  # noqa: B023
+            until(lambda: _installed(process.pid, command), "its signal handlers")  # noqa: B023
             process.terminate()
             out, err = process.communicate(timeout=30)
         finally:
@@ -664,12 +674,12 @@ def test_scheduler_and_worker_end_with_zero_when_told(settings: Any, redis_url: 
         assert out == ""
 
 
-def _installed(pid: int) -> bool:
+def _installed(pid: int, command: str) -> bool:
     """Whether the process catches SIGTERM (bit 15 of SigCgt); only Linux tells."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return True
-    if b"scheduler" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+    if command.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
         return False  # still a copy of this process, with the handlers it may have
     caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> 14 & 1)

@@ -1,5 +1,6 @@
 """Settings: every one of them by its name, read from the environment or a file, and nonsense refused in one line."""
 
+import base64
 import os
 import stat
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 
 import config
 from config import Settings, SettingsError
@@ -19,7 +19,8 @@ from config.settings import SOCKET_PATH_LIMIT
 
 ROOT = Path(__file__).parent.parent
 STRONG = "a-long-and-random-text-of-47-characters-0123456"
-KEY, OLD_KEY = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+# Not random: they are part of the names of tests, which every test process must know alike.
+KEY, OLD_KEY = (base64.urlsafe_b64encode(bytes(range(start, start + 32))).decode() for start in (0, 32))
 PRODUCTION = {"DATABASE_URL": "postgresql://db/openremedy", "SECRET_KEY": STRONG, "ENCRYPTION_KEYS": KEY}
 
 Load = Callable[..., Settings]
@@ -286,3 +287,11 @@ def test_a_wrong_setting_is_one_line_for_every_program(command: list[str]) -> No
     assert done.stdout == ""
     assert done.stderr.startswith("OpenRemedy cannot start: SECRET_KEY is required")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PORT", "RATE_LIMIT", "LOG_FORMAT", "OUTGOING_ALLOW_PRIVATE", "METRICS_ALLOW", "PUBLIC_URL"):
+        monkeypatch.setenv(f"OPENREMEDY_{name}", "")
+    monkeypatch.setenv("OPENREMEDY_DATA_DIR", str(tmp_path))
+    settings = config.load()
+    assert (settings.port, settings.rate_limit, len(settings.metrics_allow)) == (8000, 60, 2)
