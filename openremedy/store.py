@@ -34,6 +34,7 @@ from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineE
 log = structlog.get_logger()
 
 ATTEMPTS = 8
+PATIENCE = 2  # collisions after the first, then the tenant's gate is taken alone
 RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
 GATE = 0x6F72 << 48  # with a tenant's number added: the advisory lock that is its gate
 
@@ -142,7 +143,8 @@ def store(
         except Overtaken:
             alone = True
         except Collision:
-            pass
+            # Where an identity ends and begins all the time one writer may lose again and again; alone it cannot.
+            alone = alone or attempt >= PATIENCE
         except PoolTimeout as error:
             raise _unavailable(error) from error
         except OperationalError as error:

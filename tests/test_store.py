@@ -247,3 +247,19 @@ def test_the_first_and_last_times_can_be_stored_and_read(engine: Engine, tenant:
 def test_a_duplicate_is_told_also_behind_a_new_observation_in_its_body(engine: Engine, tenant: int) -> None:
     put(engine, tenant, alert(at=0))
     assert outcomes(put(engine, tenant, alert(), alert(at=0))) == ["updated", "duplicate"]
+
+
+def test_a_writer_that_keeps_losing_goes_alone(engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store._store
+    tried: list[bool] = []
+
+    def losing(*arguments: Any) -> Any:
+        tried.append(arguments[-1])
+        if not arguments[-1]:
+            raise store.Collision
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "_store", losing)
+    (stored,) = put(engine, tenant, alert())
+    assert stored.outcome == "created"
+    assert tried == [False, False, False, True]
