@@ -27,7 +27,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # merging answers with a redirect, which a sender follows without its body
     if settings.proxy_count:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxy_count, x_proto=1)  # type: ignore[method-assign]
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxy_count, x_proto=1)  # type: ignore[method-assign]  # Flask's own way
     _extensions(app, settings)
     app.extensions[KEY] = _services(app, settings)
     app.register_blueprint(webhooks.blueprint)

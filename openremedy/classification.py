@@ -148,7 +148,7 @@ class Classifier:
                 self._store(case, found)
             else:
                 await self._with_model(case)
-        except Exception as error:
+        except Exception as error:  # the outermost edge: logged, and recorded on the incident
             log.exception("classify.failed", incident=str(claim.incident["id"]))
             self._fail(claim, type(error).__name__)
 

@@ -100,9 +100,9 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
         return _problem(NotFound())
     status = error.code or 500
     problem = Problem(_words(error, status), code=CODES.get(status, _code_of(status)), fields=_fields(error))
-    problem.status = status  # type: ignore[misc]
+    problem.status = status  # type: ignore[misc]  # of this one answer, not of the class
     if isinstance(getattr(error, "valid_methods", None), list | tuple | set):
-        problem.headers["Allow"] = ", ".join(sorted(error.valid_methods))  # type: ignore[attr-defined]
+        problem.headers["Allow"] = ", ".join(sorted(error.valid_methods))  # type: ignore[attr-defined]  # 405 only
     return _problem(problem)
 
 

@@ -124,7 +124,7 @@ def make_settings(folder: Path, database_url: str, **changes: object) -> Setting
         rate_limit=0,
         log_format="json",
     )
-    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]  # any field by name
 
 
 # ---------------------------------------------------------------- the application

@@ -144,7 +144,7 @@ def race(rounds: int, *contenders: Callable[[int], Any]) -> None:
                 barrier.wait(timeout=30)
                 contender(number)
 
-    at_once([lambda contender=contender: run(contender) for contender in contenders])  # type: ignore[misc]
+    at_once([lambda contender=contender: run(contender) for contender in contenders])  # type: ignore[misc]  # binds now, not when called
 
 
 def test_a_firing_and_its_resolve_racing_always_end_resolved(engine: Engine, tenant: int) -> None:

@@ -47,7 +47,7 @@ def limited(make_app: MakeApp, settings: Settings) -> MakeClient:
     """A client of an application with a limit of 60, or with other settings."""
 
     def make(**changes: object) -> FlaskClient:
-        return make_app(dataclasses.replace(settings, **({"rate_limit": 60} | changes))).test_client()  # type: ignore[arg-type]
+        return make_app(dataclasses.replace(settings, **({"rate_limit": 60} | changes))).test_client()  # type: ignore[arg-type]  # any field by name
 
     return make
 
