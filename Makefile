@@ -55,6 +55,10 @@ contracts: $(VENV)/installed-dev ## Who may import whom (import-linter)
 .PHONY: check
 check: lint types contracts ## lint, types and contracts
 
+.PHONY: fixtures
+fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read them before committing
+	$(BIN)/python tests/golden.py
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install

@@ -2,4 +2,6 @@
 
 from config.settings import Settings, SettingsError, load
 
-__all__ = ["Settings", "SettingsError", "load"]
+ADAPTERS = "adapters"  # the package whose folders are the adapters
+
+__all__ = ["ADAPTERS", "Settings", "SettingsError", "load"]

@@ -89,6 +89,21 @@ class Alert:
         """Equal for two alerts that say the same: status, event time, severity and evidence."""
         return self._digest
 
+    def to_bytes(self) -> bytes:
+        """The canonical body of this alert; what UTF-8 cannot carry goes as an escape."""
+        body: dict[str, Any] = {
+            "hostname": self.hostname,
+            "incident_type": self.incident_type,
+            "severity": self.severity,
+            "status": self.status,
+            "evidence": self.evidence,
+        }
+        if self.dedup_key is not None:
+            body["dedup_key"] = self.dedup_key
+        if self.occurred_at is not None:
+            body["occurred_at"] = self.occurred_at.isoformat()
+        return json.dumps(body, separators=(",", ":")).encode()
+
     @cached_property
     def _digest(self) -> str:
         said = [self.status, str(self.occurred_at), self.severity, self.evidence]
@@ -100,6 +115,14 @@ class Alert:
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`, refusing what Python's decoder would let through. Raises BadBody."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise BadBody("The body must be a JSON object.", code="not_an_object")
+    return value
+
+
+def parse_json(body: bytes) -> Any:
+    """Whatever JSON is in `body`, read as strictly. Raises BadBody."""
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -114,8 +137,6 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadBody(f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from error
     except RecursionError as error:
         raise _too_deep() from error
-    if not isinstance(value, dict):
-        raise BadBody("The body must be a JSON object.", code="not_an_object")
     # Counting brackets is cheap and settles nearly every body; only a suspicious one is walked.
     if body.count(b"{") + body.count(b"[") > MAX_EVIDENCE_DEPTH and _deeper_than(value, MAX_EVIDENCE_DEPTH + 1):
         raise _too_deep()
@@ -310,14 +331,21 @@ THE_THING: Mapping[IncidentType, tuple[str, ...]] = {
 }
 
 
-def identity(alert: Alert) -> str:
-    """What makes two canonical alerts the same incident, hashed (64 hex digits)."""
+CANONICAL_SPACE = ("canonical",)
+
+
+def identity(alert: Alert, space: tuple[str, ...] = CANONICAL_SPACE) -> str:
+    """What makes two alerts of one name space the same incident, hashed (64 hex digits).
+
+    The spaces never meet: one is the canonical endpoint, every source has its own.
+    """
     if alert.dedup_key is not None:
-        return _hashed("canonical", "key", alert.dedup_key)
-    return _hashed("canonical", "thing", alert.incident_type, alert.hostname.lower(), _thing(alert))
+        return hashed(*space, "key", alert.dedup_key)
+    return hashed(*space, "thing", alert.incident_type, alert.hostname.lower(), _thing(alert))
 
 
-def _hashed(*parts: str) -> str:
+def hashed(*parts: str) -> str:
+    """One hash (64 hex digits) of several texts that cannot run into each other."""
     return hashlib.sha256(compact(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any
 
@@ -13,16 +13,18 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from sqlalchemy import select
 from webargs.flaskparser import FlaskParser
 
-from openremedy import apidoc, incidents, tenants
+from openremedy import apidoc, incidents, sources, tenants
+from openremedy.adapter import Adapter
 from openremedy.alerts import IncidentType, Rfc3339, Severity, parse_object
 from openremedy.errors import Forbidden, Invalid, NotFound, Unauthorized
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import Filters, stamp
 from openremedy.models import AlertRecord, Delivery, IncidentStatus, Recipe, Role, Source, Triage, table
+from openremedy.registry import adapters
 from openremedy.services import services
 
-HIDDEN_HEADERS = ("X-OpenRemedy-Signature",)  # with the body it could be sent again
+HIDDEN_HEADERS = "signature"  # a header named like this: with the body it could be sent again
 
 
 def register(app: Flask) -> None:
@@ -206,6 +208,94 @@ class DeliveryPage(Schema):
     next_cursor = fields.String(allow_none=True)
 
 
+class NewSource(Schema):
+    """A tool that shall send to us."""
+
+    adapter = Text(required=True, validate=validate.Length(1, 63))
+    name = Text(load_default="", validate=validate.Length(max=100))
+
+
+class SourceChange(Schema):
+    """What is named is changed, the rest stays."""
+
+    name = Text(validate=validate.Length(1, 100))
+    stale_after = fields.Integer(strict=True, allow_none=True)
+    rate_limit = fields.Integer(strict=True, allow_none=True)
+    disabled = fields.Boolean(truthy={True}, falsy={False})
+    options = fields.Dict(keys=Text())
+    api_token = Text(validate=validate.Length(max=1000))
+
+
+class RotateBody(Schema):
+    """How many hours the previous token works on."""
+
+    grace_hours = fields.Float(load_default=24, validate=validate.Range(0, 24 * 365))
+
+
+class SigningSecretBody(Schema):
+    """A secret that the tool has made."""
+
+    secret = Text(required=True, validate=validate.Length(1, 1000))
+
+
+class Refusal(Schema):
+    """What was refused last, and why."""
+
+    at = fields.String()
+    reason = fields.String()
+    message = fields.String()
+
+
+class Credential(Schema):
+    """A token or secret, never its value."""
+
+    id = fields.String(metadata={"description": "of a signing secret"})
+    created_at = fields.String()
+    expires_at = fields.String(allow_none=True)
+    last_used = fields.String(allow_none=True)
+
+
+class SourceJson(Schema):
+    """A configured sender, and what came of what it sent."""
+
+    id = fields.String()
+    adapter = fields.String()
+    name = fields.String()
+    url = fields.String()
+    disabled = fields.Boolean()
+    created_at = fields.String()
+    last_seen = fields.String(allow_none=True)
+    stale_after = fields.Integer(allow_none=True)
+    rate_limit = fields.Integer(allow_none=True)
+    options = fields.Dict()
+    outcomes = fields.Dict(keys=fields.String(), values=fields.Integer())
+    heartbeat_at = fields.String(allow_none=True)
+    silent = fields.Boolean(allow_none=True)
+    last_refusal = fields.Nested(Refusal, allow_none=True)
+    tokens = fields.List(fields.Nested(Credential))
+    signing_secrets = fields.List(fields.Nested(Credential))
+    api_token = fields.Boolean()
+
+
+class SourceWithToken(SourceJson):
+    """The source with its token, which is shown this once."""
+
+    token = fields.String()
+
+
+class RotatedSource(SourceWithToken):
+    """The source with its new token, and until when the one of before works."""
+
+    previous_valid_until = fields.String()
+
+
+class SourcePage(Schema):
+    """A page of sources."""
+
+    items = fields.List(fields.Nested(SourceJson))
+    next_cursor = fields.String(allow_none=True)
+
+
 class RecipeSummary(Schema):
     """A recipe without its steps."""
 
@@ -264,6 +354,7 @@ def _authenticate(role: Role) -> None:
         raise Forbidden(f"This needs a token with the role {role} or more.")
     services().tally.token_used(token.id)
     g.tenant_id = tenant.id
+    g.tenant = tenant.slug
     g.actor = f"token {token.name or token.id}"
     if not reads:
         db.session.rollback()  # the action opens a transaction of its own
@@ -289,6 +380,20 @@ def _paged(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
     """One more than `limit` was read, to know whether there is a next page."""
     more = len(items) > limit
     return {"items": items[:limit], "next_cursor": items[limit - 1]["id"] if more else None}
+
+
+def _numbered(
+    statement: Any, key: Any, query: dict[str, Any], shown: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    """A page of rows that have a number, newest first."""
+    if query["cursor"] is not None:
+        if not query["cursor"].isascii() or not query["cursor"].isdigit() or len(query["cursor"]) > 18:
+            raise Invalid(fields={"cursor": ["Not a cursor of ours."]})
+        statement = statement.where(key < int(query["cursor"]))
+    found = db.session.scalars(statement.order_by(key.desc()).limit(query["limit"] + 1)).all()
+    more = len(found) > query["limit"]
+    items = [shown(one) for one in found[: query["limit"]]]
+    return {"items": items, "next_cursor": str(found[query["limit"] - 1].id) if more else None}
 
 
 # ---------------------------------------------------------------- incidents
@@ -421,9 +526,103 @@ def _delivery_json(row: Any) -> dict[str, Any]:
         "message": row["message"],
         "remote_addr": row["remote_addr"],
         "request_id": row["request_id"],
-        "headers": {name: value for name, value in row["headers"].items() if name not in HIDDEN_HEADERS},
+        "headers": {name: value for name, value in row["headers"].items() if HIDDEN_HEADERS not in name.lower()},
         "body_bytes": row["body_bytes"],
     }
+
+
+# ---------------------------------------------------------------- sources
+
+
+@blueprint.get("/sources")
+@needs(Role.VIEWER)
+@blueprint.arguments(PageQuery, location="query")
+@blueprint.response(200, SourcePage)
+def list_sources(query: dict[str, Any]) -> dict[str, Any]:
+    """The tools that send to this tenant, newest first; never their tokens."""
+    return _numbered(select(Source).where(Source.tenant_id == g.tenant_id), Source.id, query, _source_json)
+
+
+@blueprint.post("/sources")
+@needs(Role.ADMIN)
+@blueprint.arguments(NewSource)
+@blueprint.response(201, SourceWithToken)
+def add_source(body: dict[str, Any]) -> dict[str, Any]:
+    """Add a source; its token is in this answer and nowhere else."""
+    _adapter(body["adapter"])
+    source, token = sources.add_source(db.session(), services().vault, g.tenant, body["adapter"], body["name"])
+    return _source_json(source) | {"token": token}
+
+
+def _adapter(name: str) -> Adapter:
+    found = adapters().get(name)
+    if found is None:
+        raise Invalid(fields={"adapter": [f"Must be one of: {', '.join(sorted(adapters()))}."]})
+    return found
+
+
+@blueprint.get("/sources/<source_id>")
+@needs(Role.VIEWER)
+@blueprint.response(200, SourceJson)
+def get_source(source_id: str) -> dict[str, Any]:
+    """One source: last seen, outcomes, what was refused last."""
+    return _source_json(_source(source_id))
+
+
+@blueprint.patch("/sources/<source_id>")
+@needs(Role.ADMIN)
+@blueprint.arguments(SourceChange)
+@blueprint.response(200, SourceJson)
+def edit_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
+    """Change name, limits, options, or disable and enable it. An empty `api_token` ends the one there is."""
+    source = _source(source_id)
+    token = body.pop("api_token", None)
+    if "options" in body:
+        body["shape"] = _adapter(source.adapter).options
+    sources.edit_source(db.session(), source, **body)
+    if token is not None:
+        sources.set_api_token(db.session(), services().vault, source, token)
+    return _source_json(source)
+
+
+@blueprint.post("/sources/<source_id>/rotate")
+@needs(Role.ADMIN)
+@blueprint.arguments(RotateBody)
+@blueprint.response(200, RotatedSource)
+def rotate_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
+    """Give it a new token; the previous one works during the grace time."""
+    source = _source(source_id)
+    token, until = sources.rotate_source(db.session(), source, timedelta(hours=body["grace_hours"]))
+    return _source_json(source) | {"token": token, "previous_valid_until": stamp(until)}
+
+
+@blueprint.post("/sources/<source_id>/signing-secrets")
+@needs(Role.ADMIN)
+@blueprint.arguments(SigningSecretBody)
+@blueprint.response(201, SourceJson)
+def add_signing_secret(body: dict[str, Any], source_id: str) -> dict[str, Any]:
+    """Add a secret with which the tool signs; those there are go on working."""
+    source = _source(source_id)
+    sources.add_signing_secret(db.session(), services().vault, source, body["secret"])
+    return _source_json(source)
+
+
+@blueprint.delete("/sources/<source_id>/signing-secrets/<secret_id>")
+@needs(Role.ADMIN)
+@blueprint.response(200, SourceJson)
+def remove_signing_secret(source_id: str, secret_id: str) -> dict[str, Any]:
+    """End a signing secret now."""
+    source = _source(source_id)
+    sources.remove_signing_secret(db.session(), source, secret_id)
+    return _source_json(_source(source_id))
+
+
+def _source(source_id: str) -> Source:
+    return sources.get_source(db.session(), g.tenant_id, source_id)
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    return sources.as_json(source, sources.url_of(services().settings.public_url, g.tenant, source.adapter))
 
 
 # ---------------------------------------------------------------- recipes
@@ -436,14 +635,7 @@ def _delivery_json(row: Any) -> dict[str, Any]:
 def list_recipes(query: dict[str, Any]) -> dict[str, Any]:
     """The tenant's recipes, newest first; without their steps."""
     statement = select(Recipe).where(Recipe.tenant_id == g.tenant_id)
-    if query["cursor"] is not None:
-        if not query["cursor"].isascii() or not query["cursor"].isdigit() or len(query["cursor"]) > 18:
-            raise Invalid(fields={"cursor": ["Not a cursor of ours."]})
-        statement = statement.where(Recipe.id < int(query["cursor"]))
-    found = db.session.scalars(statement.order_by(Recipe.id.desc()).limit(query["limit"] + 1)).all()
-    more = len(found) > query["limit"]
-    items = [_recipe_json(recipe) for recipe in found[: query["limit"]]]
-    return {"items": items, "next_cursor": str(found[query["limit"] - 1].id) if more else None}
+    return _numbered(statement, Recipe.id, query, _recipe_json)
 
 
 @blueprint.get("/recipes/<slug>")

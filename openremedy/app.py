@@ -6,9 +6,9 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import Settings, load
-from openremedy import api, cli, database, health, logs, responses, webhooks
+from openremedy import api, cli, database, health, logs, registry, responses, webhooks
 from openremedy.crypto import Vault
-from openremedy.directory import Directory
+from openremedy.directory import Directory, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
 from openremedy.intake import Door
 from openremedy.queue import Waker, web_client
@@ -19,7 +19,7 @@ LIMITER_TIMEOUT = 0.25  # seconds
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Build the application from the settings, or from the environment. Raises SettingsError."""
+    """Build the application from the settings, or from the environment. Raises SettingsError, AdapterError."""
     settings = settings or load()
     logs.configure(settings.log_format)
     app = Flask("openremedy", static_folder=None)
@@ -31,6 +31,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     _extensions(app, settings)
     app.extensions[KEY] = _services(app, settings)
     app.register_blueprint(webhooks.blueprint)
+    registry.register(app, registry.discover())
     app.register_blueprint(health.blueprint)
     api.register(app)
     cli.register(app)
@@ -80,5 +81,6 @@ def _services(app: Flask, settings: Settings) -> Services:
     redis = web_client(settings.redis_url)
     waker = Waker(redis, settings.llm_timeout + JOB_MARGIN)
     tally = Tally(engine)
-    door = Door(engine, Directory(engine, vault), tally, waker)
-    return Services(settings, vault, redis, waker, tally, door)
+    directory = Directory(engine, vault)
+    door = Door(engine, directory, tally, waker)
+    return Services(settings, vault, redis, waker, tally, directory, SourceDirectory(engine, vault), door)

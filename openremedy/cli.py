@@ -13,12 +13,12 @@ from types import FrameType
 from typing import Any
 
 import click
-from flask import Flask, current_app
+from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import doctor as doctor_checks
-from openremedy import maintenance, tenants
+from openremedy import maintenance, registry, sources, tenants
 from openremedy.errors import Problem
 from openremedy.extensions import db
 from openremedy.incidents import stamp
@@ -51,7 +51,7 @@ def answering(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             answer, text = command(**arguments)
         except Problem as problem:
-            raise click.ClickException(_one_line(problem)) from problem
+            raise click.ClickException(problem.sentence()) from problem
         except (OperationalError, ProgrammingError) as error:
             # Without the statement: it may hold what must not be shown.
             raise click.ClickException(
@@ -60,11 +60,6 @@ def answering(command: Callable[..., Any]) -> Callable[..., Any]:
         click.echo(json.dumps(answer) if as_json else text)
 
     return run
-
-
-def _one_line(problem: Problem) -> str:
-    details = "; ".join(f"{name}: {' '.join(map(str, found))}" for name, found in (problem.fields or {}).items())
-    return f"{problem.message} {details}".strip()
 
 
 def _value(given: str | None) -> str | None:
@@ -119,23 +114,32 @@ def tenant_rotate_secret(slug: str, grace: float) -> tuple[dict[str, Any], str]:
 source = AppGroup("source", help="The monitoring tools that send to a tenant.")
 
 
+def _known_adapter(_context: click.Context, _argument: click.Parameter, value: str) -> str:
+    if value not in registry.adapters():
+        raise click.ClickException(
+            f"There is no adapter {value!r}; there are {', '.join(sorted(registry.adapters()))}."
+        )
+    return value
+
+
+def _url(one: Any, slug: str) -> str:
+    return sources.url_of(services().settings.public_url, slug, one.adapter)
+
+
 def _source_json(one: Any, slug: str) -> dict[str, Any]:
-    url = f"{services().settings.public_url}/api/v1/webhooks/{one.adapter}/{slug}"
-    return {"id": str(one.id), "adapter": one.adapter, "url": url}
+    return {"id": str(one.id), "adapter": one.adapter, "url": _url(one, slug)}
 
 
 @source.command("add")
 @click.argument("tenant_slug", metavar="TENANT")
-@click.argument("adapter")
+@click.argument("adapter", callback=_known_adapter)
 @click.option("--name", default="", help="The name people see; the adapter's when left out.")
 @click.option("--signing-secret", help="The secret with which the tool itself signs (- reads it from standard input).")
 @answering
 def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | None) -> tuple[dict[str, Any], str]:
     """Add a source and print its URL and its token, once."""
-    one, value = tenants.add_source(db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret))
+    one, value = sources.add_source(db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret))
     answer = _source_json(one, tenant_slug) | {"token": value}
-    if not any(f"/webhooks/{adapter}/" in rule.rule for rule in current_app.url_map.iter_rules()):
-        click.echo(f"Note: this release has no {adapter} endpoint yet; its URL answers 404.", err=True)
     return answer, f"Source {one.name} (id {one.id}) added.\nURL:   {answer['url']}\nToken: {value}"
 
 
@@ -143,23 +147,27 @@ def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | 
 @click.argument("tenant_slug", metavar="TENANT")
 @answering
 def source_list(tenant_slug: str) -> tuple[dict[str, Any], str]:
-    """List the sources of a tenant."""
-    items = [
-        _source_json(one, tenant_slug)
-        | {
-            "name": one.name,
-            "disabled": one.disabled_at is not None,
-            "last_seen": stamp(one.last_seen_at),
-            "created_at": stamp(one.created_at),
-        }
-        for one in tenants.list_sources(db.session(), tenant_slug)
+    """List the sources of a tenant: last seen, what came of it, what was refused last."""
+    found = sources.list_sources(db.session(), tenants.find_tenant(db.session(), tenant_slug).id)
+    items = [sources.as_json(one, _url(one, tenant_slug)) for one in found]
+    none = f"{tenant_slug} has no source: flask source add {tenant_slug} ADAPTER"
+    return {"items": items}, "\n".join(map(_source_line, items)) or none
+
+
+def _source_line(item: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in item["outcomes"].items() if count)
+    parts = [
+        f"{item['id']}  {item['adapter']}  {item['name']}  last seen {item['last_seen'] or 'never'}",
+        *(["disabled"] if item["disabled"] else []),
+        *(["SILENT: its heartbeat has stopped"] if item["silent"] else []),
+        *([counts] if counts else []),
+        *(
+            [f"last refused {item['last_refusal']['at']}: {item['last_refusal']['reason']}"]
+            if item["last_refusal"]
+            else []
+        ),
     ]
-    lines = [
-        f"{item['id']}  {item['adapter']}  {item['name']}  "
-        f"{'disabled' if item['disabled'] else 'last seen ' + (item['last_seen'] or 'never')}"
-        for item in items
-    ]
-    return {"items": items}, "\n".join(lines) or f"{tenant_slug} has no source: flask source add {tenant_slug} ADAPTER"
+    return "; ".join(parts)
 
 
 @source.command("rotate")
@@ -171,8 +179,8 @@ def source_list(tenant_slug: str) -> tuple[dict[str, Any], str]:
 @answering
 def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[str, Any], str]:
     """Give a source (its id or name) a new token; the previous one works during the grace time."""
-    one = tenants.find_source(db.session(), tenant_slug, source_id)
-    value, until = tenants.rotate_source(db.session(), one, timedelta(hours=grace))
+    one = sources.find_source(db.session(), tenant_slug, source_id)
+    value, until = sources.rotate_source(db.session(), one, timedelta(hours=grace))
     answer = _source_json(one, tenant_slug) | {"token": value, "previous_valid_until": stamp(until)}
     return answer, f"New token of {one.name}:\n{value}\nThe previous one is valid until {stamp(until)}."
 
@@ -183,9 +191,65 @@ def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[
 @answering
 def source_disable(tenant_slug: str, source_id: str) -> tuple[dict[str, Any], str]:
     """Refuse whatever a source (its id or name) sends from now on."""
-    one = tenants.find_source(db.session(), tenant_slug, source_id)
-    tenants.disable_source(db.session(), one)
+    one = sources.find_source(db.session(), tenant_slug, source_id)
+    sources.edit_source(db.session(), one, disabled=True)
     return _source_json(one, tenant_slug) | {"disabled": True}, f"Source {one.name} is disabled."
+
+
+class OrWord(click.ParamType[Any]):
+    """A whole number, or one word that stands for none."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.name = f"number|{word}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word as it is."""
+        return value if value == self.word else click.INT.convert(value, param, ctx)
+
+
+@source.command("edit")
+@click.argument("tenant_slug", metavar="TENANT")
+@click.argument("source_id", metavar="SOURCE")
+@click.option("--name", help="The name people see.")
+@click.option("--stale-after", type=OrWord("off"), help="Seconds without news that close an incident of it, or off.")
+@click.option("--rate-limit", type=OrWord("default"), help="Requests a minute (0 = no limit), or default.")
+@click.option("--option", "options", multiple=True, help="NAME=VALUE of the adapter's own; empty takes it back.")
+@click.option("--add-signing-secret", help="One more secret with which the tool signs (- reads standard input).")
+@click.option("--remove-signing-secret", help="The id of a signing secret that ends now.")
+@click.option("--api-token", help="Read-only token for the tool's own API (- reads standard input; empty ends it).")
+@click.option("--enable", is_flag=True, help="Take again what a disabled source sends.")
+@answering
+def source_edit(tenant_slug: str, source_id: str, **given: Any) -> tuple[dict[str, Any], str]:
+    """Change a source (its id or name); what is not named stays."""
+    one = sources.find_source(db.session(), tenant_slug, source_id)
+    adapter = registry.adapters().get(one.adapter)
+    vault = services().vault
+    changes: dict[str, Any] = {
+        name: given[name] for name in ("name", "stale_after", "rate_limit") if given[name] is not None
+    }
+    changes |= {name: None for name, value in changes.items() if value in ("off", "default") and name != "name"}
+    if given["options"]:
+        changes |= {"options": dict(map(_option, given["options"])), "shape": adapter.options if adapter else None}
+    if given["enable"]:
+        changes["disabled"] = False
+    sources.edit_source(db.session(), one, **changes)
+    if secret := _value(given["add_signing_secret"]):
+        sources.add_signing_secret(db.session(), vault, one, secret)
+    if given["remove_signing_secret"]:
+        sources.remove_signing_secret(db.session(), one, given["remove_signing_secret"])
+    if given["api_token"] is not None:
+        sources.set_api_token(db.session(), vault, one, _value(given["api_token"]) or "")
+    db.session.refresh(one)
+    answer = sources.as_json(one, _url(one, tenant_slug))
+    return answer, f"Source {one.name} is changed.\n{_source_line(answer)}"
+
+
+def _option(text: str) -> tuple[str, str | None]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise click.UsageError(f"--option takes NAME=VALUE, not {text!r}.")
+    return name, value or None
 
 
 # ---------------------------------------------------------------- people and programs

@@ -1,26 +1,28 @@
-"""Tenants and their live webhook secrets, kept in memory for at most a second.
+"""Who may send, in memory for at most a second: tenants with their webhook secrets, sources with their credentials.
 
-Known and unknown tenants cost the same: every failing check computes as many HMACs as the tenant with most live
-secrets has, and a failing check always looks at the database once more before it says no, so that a tenant or a
+Known and unknown tenants cost the same: every failing check computes as many HMACs as the tenant (or source) with most
+live secrets has, and a failing check always looks at the database once more before it says no, so that a tenant or a
 secret made a moment ago works at once.
 """
 
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Generic, TypeVar
 
 import structlog
 from cryptography.fernet import InvalidToken
-from sqlalchemy import Engine, bindparam, or_, select
+from sqlalchemy import Connection, Engine, bindparam, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from openremedy import signing
+from openremedy import crypto, signing
 from openremedy.crypto import Vault
 from openremedy.errors import Unauthorized, Unavailable
-from openremedy.models import Tenant, WebhookSecret, now
+from openremedy.models import SecretKind, Source, SourceSecret, SourceToken, Tenant, WebhookSecret, now
 
 log = structlog.get_logger()
 
@@ -37,15 +39,105 @@ _LIVE = (
     )
     .order_by(WebhookSecret.id)
 )
+_LIVE_SOURCES = (
+    select(
+        Source.id,
+        Source.tenant_id,
+        Tenant.slug.label("tenant"),
+        Source.adapter,
+        Source.name,
+        Source.rate_limit,
+        Source.options,
+    )
+    .join(Tenant, Tenant.id == Source.tenant_id)
+    .where(Tenant.disabled_at.is_(None), Source.disabled_at.is_(None))
+    .order_by(Source.id)
+)
+_LIVE_TOKENS = select(SourceToken.id, SourceToken.source_id, SourceToken.token_hash, SourceToken.expires_at).where(
+    or_(SourceToken.expires_at.is_(None), SourceToken.expires_at > bindparam("moment"))
+)
+_LIVE_SIGNING = (
+    select(SourceSecret.id, SourceSecret.source_id, SourceSecret.locked, SourceSecret.expires_at)
+    .where(
+        SourceSecret.kind == SecretKind.SIGNING,
+        or_(SourceSecret.expires_at.is_(None), SourceSecret.expires_at > bindparam("moment")),
+    )
+    .order_by(SourceSecret.id)
+)
+
+T = TypeVar("T")
+
+
+class Fresh(Generic[T]):
+    """Something read from the database and kept, with the moment it was asked for; safe to use from several threads."""
+
+    def __init__(self, engine: Engine, read: Callable[[Connection], T], nothing: T) -> None:
+        self._engine = engine
+        self._read = read
+        self._read_at = float("-inf")
+        self._lock = threading.Lock()
+        self.value = nothing
+
+    def since(self, moment: float) -> bool:
+        """Read the database, unless what we know was read after `moment`; then False. Raises Unavailable.
+
+        One thread reads at a time and all that waited use what it found: a flood of wrong signatures is one query after
+        another, never many at once.
+        """
+        if self._read_at >= moment:
+            return False
+        with self._lock:
+            if self._read_at < moment:
+                asked_at = time.monotonic()
+                self.value = self._ask()
+                self._read_at = asked_at
+            return True
+
+    def _ask(self) -> T:
+        try:
+            with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
+                return self._read(connection)
+        except (DBAPIError, PoolTimeout) as error:
+            raise Unavailable() from error
+
+
+class Opened:
+    """Secrets in clear, each decrypted once for as long as it is read."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._plain: dict[str, bytes | None] = {}
+
+    def open(self, rows: Sequence[tuple[int, str]]) -> dict[int, bytes]:
+        """The secrets of these (id, ciphertext) that a key of ours opens, by id; all others are forgotten."""
+        self._plain = {locked: self._unlocked(secret_id, locked) for secret_id, locked in rows}
+        return {secret_id: value for secret_id, locked in rows if (value := self._plain[locked])}
+
+    def _unlocked(self, secret_id: int, locked: str) -> bytes | None:
+        """The secret in clear, or None where no key fits: one broken row must not close the door to all tenants."""
+        if locked in self._plain:
+            return self._plain[locked]
+        try:
+            return self._vault.unlock(locked).encode()
+        except InvalidToken:
+            log.error("secret.unreadable", secret=secret_id, advice="ENCRYPTION_KEYS lacks the key it was locked with")
+            return None
 
 
 @dataclass(frozen=True)
 class Secret:
-    """One webhook secret, decrypted."""
+    """One secret, decrypted."""
 
     id: int
     value: bytes
     expires_at: datetime | None
+
+    def live(self, moment: datetime) -> bool:
+        """Whether it may still be used."""
+        return self.expires_at is None or self.expires_at > moment
+
+
+# ---------------------------------------------------------------- tenants
 
 
 @dataclass
@@ -63,74 +155,179 @@ class Caller:
 
 
 class Directory:
-    """The cache of one process; safe to use from several threads."""
+    """The tenants that one process knows."""
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
-        self._engine = engine
-        self._vault = vault
-        self._known: dict[str, _Known] = {}
-        self._plain: dict[str, bytes | None] = {}
-        self._read_at = float("-inf")
-        self._lock = threading.Lock()
+        self._opened = Opened(vault)
+        self._known: Fresh[dict[str, _Known]] = Fresh(engine, self._read, {})
 
     def authenticate(self, slug: str, body: bytes, signature: str | None) -> Caller:
         """The caller whose live secret signed `body`. Raises Unauthorized, Unavailable."""
         began = time.monotonic()
-        self._read_since(began - MAX_AGE)
+        self._known.since(began - MAX_AGE)
         caller = self._check(slug, body, signature)
-        if caller is None and self._read_since(began):
+        if caller is None and self._known.since(began):
             caller = self._check(slug, body, signature)
         if caller is None:
             raise Unauthorized("The signature is missing or wrong.")
         return caller
 
+    def sign(self, slug: str, body: bytes) -> str:
+        """The signature of `body` with the tenant's newest secret, for what an adapter has translated.
+
+        Empty for a tenant that has none any more: it then fails at the door as every wrong one.
+        """
+        self._known.since(time.monotonic() - MAX_AGE)
+        known = self._known.value.get(slug)
+        live = [one for one in known.secrets if one.live(now())] if known else []
+        return signing.sign(live[-1].value, body) if live else ""
+
     def _check(self, slug: str, body: bytes, signature: str | None) -> Caller | None:
         moment = now()
-        known = self._known.get(slug)
-        live = [one for one in known.secrets if one.expires_at is None or one.expires_at > moment] if known else []
-        most = max((len(one.secrets) for one in self._known.values()), default=1)
+        known = self._known.value.get(slug)
+        live = [one for one in known.secrets if one.live(moment)] if known else []
+        most = max((len(one.secrets) for one in self._known.value.values()), default=1)
         values = [one.value for one in live] + [_DUMMY] * (most - len(live))
         position = signing.matching(values, body, signature)
         if known is None or position is None or position >= len(live):
             return None
         return Caller(known.tenant_id, live[position].id)
 
-    def _read_since(self, moment: float) -> bool:
-        """Read the database, unless what we know was read after `moment`; then False.
-
-        One thread reads at a time and all that waited use what it found: a flood of wrong signatures is one query after
-        another, never many at once.
-        """
-        if self._read_at >= moment:
-            return False
-        with self._lock:
-            if self._read_at < moment:
-                asked_at = time.monotonic()
-                self._known = self._read()
-                self._read_at = asked_at
-            return True
-
-    def _read(self) -> dict[str, _Known]:
-        try:
-            with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
-                rows = connection.execute(_LIVE, {"moment": now()}).all()
-        except (DBAPIError, PoolTimeout) as error:
-            raise Unavailable() from error
+    def _read(self, connection: Connection) -> dict[str, _Known]:
+        rows = connection.execute(_LIVE, {"moment": now()}).all()
+        values = self._opened.open([(secret_id, locked) for _, _, secret_id, locked, _ in rows])
         known: dict[str, _Known] = {}
-        plain: dict[str, bytes | None] = {}
-        for tenant_id, slug, secret_id, locked, expires_at in rows:
-            plain[locked] = self._unlocked(secret_id, locked)
-            if value := plain[locked]:
-                known.setdefault(slug, _Known(tenant_id)).secrets.append(Secret(secret_id, value, expires_at))
-        self._plain = plain
+        for tenant_id, slug, secret_id, _, expires_at in rows:
+            if secret_id in values:
+                secret = Secret(secret_id, values[secret_id], expires_at)
+                known.setdefault(slug, _Known(tenant_id)).secrets.append(secret)
         return known
 
-    def _unlocked(self, secret_id: int, locked: str) -> bytes | None:
-        """The secret in clear, or None where no key fits: one broken row must not close the door to all tenants."""
-        if locked in self._plain:
-            return self._plain[locked]
-        try:
-            return self._vault.unlock(locked).encode()
-        except InvalidToken:
-            log.error("secret.unreadable", secret=secret_id, advice="ENCRYPTION_KEYS lacks the key it was locked with")
-            return None
+
+# ---------------------------------------------------------------- sources
+
+
+# (secret, body, headers by lower-case name, options of the source, seconds since 1970): whether the tool signed this.
+Verify = Callable[[bytes, bytes, Mapping[str, str], Mapping[str, Any], float], bool]
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A source that may send."""
+
+    id: int
+    tenant_id: int
+    tenant: str
+    adapter: str
+    name: str
+    rate_limit: int | None
+    options: Mapping[str, Any]
+    secrets: tuple[Secret, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a request brings along to say who it is from."""
+
+    tokens: Sequence[str]
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The source a request is from, and by which of its credentials."""
+
+    sender: Sender
+    token_id: int | None = None
+    secret_id: int | None = None
+
+
+@dataclass(frozen=True)
+class _Token:
+    id: int
+    expires_at: datetime | None
+    sender: Sender
+
+    def opens(self, slug: str, adapter: str, moment: datetime) -> bool:
+        """Whether it is good for this URL now."""
+        live = self.expires_at is None or self.expires_at > moment
+        return live and (self.sender.tenant, self.sender.adapter) == (slug, adapter)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    by_token: Mapping[str, _Token] = field(default_factory=dict)
+    signing: Mapping[tuple[str, str], Sequence[Sender]] = field(default_factory=dict)  # by tenant and adapter
+
+    def most(self, adapter: str) -> int:
+        """Signing secrets of the tenant that has most of them for this adapter."""
+        return max(
+            (sum(len(one.secrets) for one in found) for (_, of), found in self.signing.items() if of == adapter),
+            default=1,
+        )
+
+
+class SourceDirectory:
+    """The sources that one process knows."""
+
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        self._opened = Opened(vault)
+        self._known: Fresh[_Sources] = Fresh(engine, self._read, _Sources())
+
+    def authenticate(self, slug: str, adapter: str, proof: Proof, verify: Verify | None) -> Admitted:
+        """The source of this tenant and adapter that the request is from. Raises Unauthorized, Unavailable."""
+        began = time.monotonic()
+        self._known.since(began - MAX_AGE)
+        admitted = self._check(slug, adapter, proof, verify)
+        if admitted is None and self._known.since(began):
+            admitted = self._check(slug, adapter, proof, verify)
+        if admitted is None:
+            raise Unauthorized("The source's token or signature is missing or wrong.")
+        return admitted
+
+    def _check(self, slug: str, adapter: str, proof: Proof, verify: Verify | None) -> Admitted | None:
+        moment = now()
+        for value in proof.tokens:
+            # Found by its hash: how long that takes tells nothing about a token that is close to a right one.
+            token = self._known.value.by_token.get(crypto.hashed(value))
+            if token and token.opens(slug, adapter, moment):
+                return Admitted(token.sender, token_id=token.id)
+        return self._signed(slug, adapter, proof, verify, moment) if verify else None
+
+    def _signed(self, slug: str, adapter: str, proof: Proof, verify: Verify, moment: datetime) -> Admitted | None:
+        senders = self._known.value.signing.get((slug, adapter), ())
+        found: Admitted | None = None
+        tried = 0
+        for sender in senders:
+            for secret in sender.secrets:
+                tried += 1
+                signed = verify(secret.value, proof.body, proof.headers, sender.options, moment.timestamp())
+                if signed and secret.live(moment):
+                    found = Admitted(sender, secret_id=secret.id)
+        for _ in range(self._known.value.most(adapter) - tried):
+            verify(_DUMMY, proof.body, proof.headers, {}, moment.timestamp())
+        return found
+
+    def _read(self, connection: Connection) -> _Sources:
+        moment = {"moment": now()}
+        rows = connection.execute(_LIVE_SIGNING, moment).all()
+        values = self._opened.open([(secret_id, locked) for secret_id, _, locked, _ in rows])
+        secrets: dict[int, list[Secret]] = {}
+        for secret_id, source_id, _, expires_at in rows:
+            if secret_id in values:
+                secrets.setdefault(source_id, []).append(Secret(secret_id, values[secret_id], expires_at))
+        senders = {
+            row.id: Sender(**row._mapping, secrets=tuple(secrets.get(row.id, ())))
+            for row in connection.execute(_LIVE_SOURCES)
+        }
+        by_token = {
+            row.token_hash: _Token(row.id, row.expires_at, senders[row.source_id])
+            for row in connection.execute(_LIVE_TOKENS, moment)
+            if row.source_id in senders
+        }
+        signing_ones: dict[tuple[str, str], list[Sender]] = {}
+        for sender in senders.values():
+            if sender.secrets:
+                signing_ones.setdefault((sender.tenant, sender.adapter), []).append(sender)
+        return _Sources(by_token, signing_ones)

@@ -10,6 +10,7 @@ Problem                     what we tell the caller: status, code, message, fiel
 ├── BadBody                 400 invalid_json, not_an_object, duplicate_key, invalid_number, too_deep
 ├── Invalid                 422 validation_error, evidence_too_large, unsupported_envelope
 ├── RateLimited             429
+│   └── TryAgainSoon        503 rate_limited, for tools that take a 429 for a final no
 └── Unavailable             503
 """
 
@@ -37,6 +38,11 @@ class Problem(Exception):
         self.fields = fields
         self.headers = dict(headers or {})
         super().__init__(self.message)
+
+    def sentence(self) -> str:
+        """Message and fields on one line."""
+        details = "; ".join(f"{name}: {' '.join(map(str, found))}" for name, found in (self.fields or {}).items())
+        return f"{self.message} {details}".strip()
 
 
 class Unauthorized(Problem):
@@ -104,6 +110,12 @@ class RateLimited(Problem):
 
     status = 429
     code = "rate_limited"
+
+
+class TryAgainSoon(RateLimited):
+    """Too many requests, said so that a tool which gives up at 429 tries again."""
+
+    status = 503
 
 
 class Unavailable(Problem):

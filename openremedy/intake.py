@@ -1,25 +1,29 @@
 """The single door: raw signed bytes in, one stored delivery with its incidents and a woken worker out."""
 
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import structlog
 from sqlalchemy import Engine
 
 from openremedy import store
-from openremedy.alerts import identity, parse_alert
-from openremedy.directory import Directory
+from openremedy.alerts import PUBLIC_STATUSES, Alert, AlertStatus, Outcome, identity, parse_alert
+from openremedy.directory import Caller, Directory, Sender
+from openremedy.errors import BadBody, Invalid
 from openremedy.ids import new_id
 from openremedy.models import now
 from openremedy.queue import Waker
-from openremedy.store import Arrival, Stored
+from openremedy.store import Arrival, Stored, Unplaced
 from openremedy.tally import Tally
 
 log = structlog.get_logger()
 
 CANONICAL = "canonical"
+ALL_STATUSES = tuple(AlertStatus)
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,29 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Signed:
+    """The canonical bytes of one native alert, signed with the tenant's secret; the rest as store.Arrival has it."""
+
+    position: int
+    body: bytes
+    signature: str
+    opens: bool = False
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One native body: as it was received, and what its adapter made of each alert in it."""
+
+    raw: bytes
+    signed: Sequence[Signed]
+    unplaced: Sequence[Unplaced]
+    remark: str | None = None  # about the body as a whole, for people
+
+
+@dataclass(frozen=True)
 class Receipt:
-    """What the sender is told: the delivery, and the outcome of its alert."""
+    """What the sender is told: the delivery, and the outcomes of its alerts in their order."""
 
     delivery_id: uuid.UUID
     outcomes: list[Stored]
@@ -55,8 +80,7 @@ class Door:
         Nothing is parsed before it is authenticated, and nothing is queued before it is committed.
         Raises Unauthorized, BadBody, Invalid, Unavailable; then nothing was stored.
         """
-        caller = self.directory.authenticate(tenant, body, signature)
-        alert, warnings = parse_alert(body)
+        caller, alert, warnings = self._verified(tenant, body, signature, PUBLIC_STATUSES)
         self.tally.used(caller.secret_id)
         delivery = _delivery(caller.tenant_id, body, origin)
         outcomes = store.store(self.engine, delivery, [Arrival(0, alert, identity(alert))])
@@ -69,6 +93,47 @@ class Door:
             incident=str(outcomes[0].incident_id),
         )
         return Receipt(delivery["id"], outcomes, warnings)
+
+    def accept_native(self, sender: Sender, bundle: Bundle, origin: Origin) -> Receipt:
+        """The same for a body that an adapter has translated: every alert verified, all stored in one transaction.
+
+        An alert that the canonical format does not take is rejected beside its siblings.
+        Raises Unauthorized, Unavailable; then nothing was stored.
+        """
+        arrivals: list[Arrival] = []
+        unplaced = list(bundle.unplaced)
+        for one in bundle.signed:
+            try:
+                _, alert, _ = self._verified(sender.tenant, one.body, one.signature, ALL_STATUSES)
+            except (BadBody, Invalid) as problem:
+                log.error("adapter.not_canonical", adapter=sender.adapter, code=problem.code)
+                unplaced.append(Unplaced(one.position, Outcome.REJECTED, problem.sentence()))
+                continue
+            key = identity(alert, ("native", sender.adapter, str(sender.id)))
+            arrivals.append(Arrival(one.position, alert, key, one.opens, one.expires_at))
+        delivery = _delivery(sender.tenant_id, bundle.raw, origin) | {
+            "source_id": sender.id,
+            "adapter": sender.adapter,
+            "message": bundle.remark,
+        }
+        outcomes = store.store(self.engine, delivery, arrivals, unplaced)
+        self._wake(outcomes)
+        log.info(
+            "alerts.accepted",
+            tenant=sender.tenant,
+            source=sender.id,
+            adapter=sender.adapter,
+            delivery=str(delivery["id"]),
+            **Counter(str(stored.outcome) for stored in outcomes),
+        )
+        return Receipt(delivery["id"], outcomes, [])
+
+    def _verified(
+        self, tenant: str, body: bytes, signature: str | None, statuses: Iterable[AlertStatus]
+    ) -> tuple[Caller, Alert, list[str]]:
+        """Who signed this canonical body, and the alert in it: never parsed before the signature is right."""
+        caller = self.directory.authenticate(tenant, body, signature)
+        return caller, *parse_alert(body, statuses)
 
     def _wake(self, outcomes: Sequence[Stored]) -> None:
         if any(stored.outcome == "created" for stored in outcomes):

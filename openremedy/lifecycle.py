@@ -16,6 +16,8 @@ from openremedy.ids import new_id
 FLAPPING_WINDOW = timedelta(minutes=60)
 FLAPPING_EPISODES = 3
 SENDER = "sender"
+HOW = ("resolution",)  # evidence of a resolve that belongs on the timeline
+NOTHING_TO_ACKNOWLEDGE = "nothing is open to acknowledge"
 
 
 @dataclass(eq=False)
@@ -33,6 +35,7 @@ class Episode:
     event_digest: str | None = None
     fired_at: datetime | None = None  # newest firing, also one that came after a newer update
     sender_end: datetime | None = None
+    expires_at: datetime | None = None
     acknowledged_at: datetime | None = None
     resolved_at: datetime | None = None
     ended_by: str | None = None
@@ -102,13 +105,20 @@ def _event_key(pair: tuple[int, Alert]) -> tuple[datetime | None, bool, int]:
     return pair[1].occurred_at, pair[1].status is AlertStatus.RESOLVED, pair[0]
 
 
-def apply(track: Track, alert: Alert, at: datetime) -> Result:
-    """Apply one alert received `at` (our clock) and return what became of it."""
+def apply(
+    track: Track, alert: Alert, at: datetime, *, opens: bool = False, expires_at: datetime | None = None
+) -> Result:
+    """Apply one alert received `at` (our clock) and return what became of it.
+
+    `opens`: an acknowledgement opens an incident where none is open. `expires_at`: until when a firing holds.
+    """
     match alert.status:
         case AlertStatus.FIRING:
-            return _fire(track, alert, at)
+            result = _fire(track, alert, at)
+            _renew(track, expires_at)
+            return result
         case AlertStatus.ACKNOWLEDGED:
-            return _acknowledge(track, alert, at)
+            return _acknowledge(track, alert, at, opens)
         case AlertStatus.RESOLVED:
             return _resolve(track, alert, at)
         case AlertStatus.NOTE | AlertStatus.UPDATE:
@@ -127,6 +137,14 @@ def _fire(track: Track, alert: Alert, at: datetime) -> Result:
         _end(track, episode, at, track.orphan_end)
         return Result(Outcome.CREATED, episode.id, "its resolve had arrived before it")
     return Result(Outcome.CREATED, episode.id)
+
+
+def _renew(track: Track, expires_at: datetime | None) -> None:
+    """The open episode holds as long as its newest firing says; one that says nothing holds for ever."""
+    episode = track.open
+    if episode and episode.expires_at != expires_at:
+        _touch(track, episode, episode.last_seen)
+        episode.expires_at = expires_at
 
 
 def _not_later(moment: datetime | None, end: datetime | None) -> bool:
@@ -212,10 +230,10 @@ def _say_begun(track: Track, episode: Episode) -> None:
         track.say(episode, "flapping", episodes=len(episode.recent_starts), minutes=minutes)
 
 
-def _acknowledge(track: Track, alert: Alert, at: datetime) -> Result:
+def _acknowledge(track: Track, alert: Alert, at: datetime, opens: bool) -> Result:
     episode = track.open
     if not episode:
-        return Result(Outcome.IGNORED, reason="nothing is open to acknowledge")
+        return _open_acknowledged(track, alert, at) if opens else Result(Outcome.IGNORED, reason=NOTHING_TO_ACKNOWLEDGE)
     if _not_later(alert.occurred_at, episode.sender_end):
         return Result(Outcome.IGNORED, episode.id, "it acknowledges an earlier episode")
     _touch(track, episode, at)
@@ -223,6 +241,20 @@ def _acknowledge(track: Track, alert: Alert, at: datetime) -> Result:
         return Result(Outcome.DUPLICATE, episode.id)
     acknowledge(track, episode, at, SENDER)
     return Result(Outcome.UPDATED, episode.id)
+
+
+def _open_acknowledged(track: Track, alert: Alert, at: datetime) -> Result:
+    """Somebody is at it in the tool, and its firing was never seen here."""
+    latest = track.latest
+    if latest and _not_later(alert.occurred_at, latest.sender_end):
+        return Result(Outcome.IGNORED, latest.id, "it acknowledges an earlier episode")
+    if _not_later(alert.occurred_at, track.orphan_end):
+        return Result(Outcome.IGNORED, None, "its resolve had arrived before it")
+    if latest and not latest.sender_ended and _not_later(alert.occurred_at, latest.event_at):
+        return Result(Outcome.IGNORED, latest.id, "it acknowledges an episode that was closed here")
+    episode = _begin(track, alert, at)
+    acknowledge(track, episode, at, SENDER)
+    return Result(Outcome.CREATED, episode.id)
 
 
 def _seen(track: Track, alert: Alert) -> bool:
@@ -255,13 +287,14 @@ def _resolve(track: Track, alert: Alert, at: datetime) -> Result:
     if alert.occurred_at and episode.fired_at and alert.occurred_at < episode.fired_at:
         return Result(Outcome.IGNORED, episode.id, "older than the newest firing")
     episode.last_seen = max(episode.last_seen, at)
-    _end(track, episode, at, alert.occurred_at)
+    # How it ended, where the sender says so: merged into another, for example.
+    _end(track, episode, at, alert.occurred_at, **{key: alert.evidence[key] for key in HOW if key in alert.evidence})
     return Result(Outcome.RESOLVED, episode.id)
 
 
-def _end(track: Track, episode: Episode, at: datetime, sender_end: datetime | None) -> None:
+def _end(track: Track, episode: Episode, at: datetime, sender_end: datetime | None, **detail: Any) -> None:
     """The sender says it is over."""
-    close(track, episode, at, ended_by=SENDER, actor=SENDER)
+    close(track, episode, at, ended_by=SENDER, actor=SENDER, **detail)
     _remember_end(episode, sender_end)
 
 
@@ -272,7 +305,7 @@ def _remember_end(episode: Episode, sender_end: datetime | None) -> None:
     episode.sender_end = max(times, default=None)
 
 
-def close(track: Track, episode: Episode, at: datetime, *, ended_by: str, actor: str) -> bool:
+def close(track: Track, episode: Episode, at: datetime, *, ended_by: str, actor: str, **detail: Any) -> bool:
     """End an episode by its sender, a person or the clock; False when it has ended already."""
     if episode.status == "resolved":
         return False
@@ -280,7 +313,7 @@ def close(track: Track, episode: Episode, at: datetime, *, ended_by: str, actor:
     episode.status = "resolved"
     episode.resolved_at = at
     episode.ended_by = ended_by
-    track.entries.append(Entry(episode.id, "stale" if ended_by == "stale" else "resolved", actor=actor))
+    track.entries.append(Entry(episode.id, "stale" if ended_by == "stale" else "resolved", detail, actor))
     return True
 
 

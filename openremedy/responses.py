@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from openremedy import webhooks
+from openremedy import edge
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 
 log = structlog.get_logger()
@@ -85,7 +85,7 @@ def _set_retry_after(response: Response) -> None:
 
 
 def _problem(problem: Problem) -> ResponseReturnValue:
-    webhooks.remember_refusal(problem)
+    edge.remember_refusal(problem)
     g.retry_after = problem.headers.get("Retry-After")
     error: dict[str, Any] = {"code": problem.code, "message": problem.message}
     if problem.fields:

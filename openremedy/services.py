@@ -8,6 +8,7 @@ from redis import Redis
 
 from config import Settings
 from openremedy.crypto import Vault
+from openremedy.directory import Directory, SourceDirectory
 from openremedy.intake import Door
 from openremedy.queue import Waker
 from openremedy.tally import Tally
@@ -26,6 +27,8 @@ class Services:
     redis: Redis
     waker: Waker
     tally: Tally
+    directory: Directory
+    sources: SourceDirectory
     door: Door
 
 

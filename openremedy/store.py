@@ -14,6 +14,7 @@ at a time anyway.
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,7 +44,7 @@ _alerts = table(AlertRecord)
 
 _STATE = (
     "status severity occurrences first_seen last_seen recent_starts event_at event_digest fired_at sender_end "
-    "acknowledged_at resolved_at ended_by sender_ended latest"
+    "expires_at acknowledged_at resolved_at ended_by sender_ended latest"
 ).split()
 _CHANGING = [name for name in _STATE if name not in ("first_seen", "recent_starts")]
 
@@ -91,7 +92,18 @@ _INSERT_DELIVERY = {
 }
 _INSERT_ALERTS = insert(_alerts)
 _INSERT_TIMELINE = insert(table(TimelineEntry))
-_SOURCE_SEEN = update(table(Source)).where(Source.id == bindparam("b_id")).values(last_seen_at=bindparam("b_at"))
+_sources = table(Source)
+_SOURCE_SEEN = (
+    update(_sources)
+    .where(_sources.c.id == bindparam("b_id"))
+    .values(
+        last_seen_at=bindparam("b_at"),
+        **{f"{one}_count": _sources.c[f"{one}_count"] + bindparam(f"b_{one}") for one in Outcome},
+    )
+)
+# The row is locked already by what counts.
+_LAST_BEAT = select(_sources.c.heartbeat_at).where(_sources.c.id == bindparam("b_id"))
+_BEAT = update(_sources).where(_sources.c.id == bindparam("b_id"))
 
 
 class Collision(Exception):
@@ -104,19 +116,26 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True)
 class Arrival:
-    """An alert at its place in the body, with the identity it belongs to."""
+    """An alert at its place in the body, with the identity it belongs to; the rest as lifecycle.apply() has it."""
 
     position: int
     alert: Alert
     identity: str
+    opens: bool = False
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """What cannot be an alert, beside siblings that can."""
+class Unplaced:
+    """What belongs to no incident, beside siblings that do: it was rejected, or is ignored by design.
+
+    `beat`: the alert that always fires (True), or its end (False).
+    """
 
     position: int
+    outcome: Outcome
     reason: str
+    beat: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +148,7 @@ class Stored:
 
 
 def store(
-    engine: Engine, delivery: dict[str, Any], arrivals: Sequence[Arrival], rejections: Sequence[Rejection] = ()
+    engine: Engine, delivery: dict[str, Any], arrivals: Sequence[Arrival], unplaced: Sequence[Unplaced] = ()
 ) -> list[Stored]:
     """Store a delivery with its alerts and return their outcomes in the order of the body.
 
@@ -139,7 +158,7 @@ def store(
     for attempt in range(ATTEMPTS):
         try:
             with engine.begin() as connection:
-                return _store(connection, delivery, arrivals, rejections, alone)
+                return _store(connection, delivery, arrivals, unplaced, alone)
         except Overtaken:
             alone = True
         except Collision:
@@ -171,7 +190,7 @@ def _store(
     connection: Connection,
     delivery: dict[str, Any],
     arrivals: Sequence[Arrival],
-    rejections: Sequence[Rejection],
+    unplaced: Sequence[Unplaced],
     alone: bool,
 ) -> list[Stored]:
     dialect = connection.dialect.name
@@ -186,12 +205,12 @@ def _store(
     if not alone and any(results[one.position].orphan and one.identity in unmet for one in arrivals):
         raise Overtaken
     _write_episodes(connection, delivery, tracks)
-    _write_alerts(connection, delivery, at, arrivals, results, rejections)
+    _write_alerts(connection, delivery, at, arrivals, results, unplaced)
     _write_timeline(connection, delivery["tenant_id"], at, list(tracks.values()))
-    if delivery["source_id"]:
-        connection.execute(_SOURCE_SEEN, {"b_id": delivery["source_id"], "b_at": at})
     stored = {arrival.position: _stored(results[arrival.position]) for arrival in arrivals}
-    stored |= {one.position: Stored(Outcome.REJECTED, None, one.reason) for one in rejections}
+    stored |= {one.position: Stored(one.outcome, None, one.reason) for one in unplaced}
+    if delivery["source_id"]:
+        _note_source(connection, delivery["source_id"], at, list(stored.values()), unplaced)
     return [stored[position] for position in sorted(stored)]
 
 
@@ -242,8 +261,9 @@ def _may_be_known(episode: Episode, alert: Alert) -> bool:
 def _load_orphans(
     connection: Connection, tenant_id: int, tracks: dict[str, Track], arrivals: Sequence[Arrival]
 ) -> None:
-    """The resolves that came before their firing; asked where a firing may begin an episode."""
-    firing = {one.identity for one in arrivals if one.alert.occurred_at and one.alert.status is AlertStatus.FIRING}
+    """The resolves that came before their firing; asked where an alert may begin an episode."""
+    opening = (AlertStatus.FIRING, AlertStatus.ACKNOWLEDGED)
+    firing = {one.identity for one in arrivals if one.alert.occurred_at and one.alert.status in opening}
     ending = {one.identity for one in arrivals if one.alert.status is AlertStatus.RESOLVED}
     asked = {identity for identity in firing if identity in ending or not tracks[identity].open}
     for chunk in _chunks(sorted(asked)):
@@ -260,11 +280,14 @@ def _chunks(items: list[Any], size: int = 400) -> list[list[Any]]:
 
 
 def _apply(tracks: dict[str, Track], arrivals: Sequence[Arrival], at: datetime) -> dict[int, Result]:
+    by_position = {arrival.position: arrival for arrival in arrivals}
     by_identity: dict[str, list[tuple[int, Alert]]] = {}
     for arrival in arrivals:
         by_identity.setdefault(arrival.identity, []).append((arrival.position, arrival.alert))
     return {
-        position: lifecycle.apply(tracks[identity], alert, at)
+        position: lifecycle.apply(
+            tracks[identity], alert, at, opens=by_position[position].opens, expires_at=by_position[position].expires_at
+        )
         for identity, alerts in by_identity.items()
         for position, alert in lifecycle.in_event_order(alerts)
     }
@@ -325,7 +348,7 @@ def _write_alerts(
     at: datetime,
     arrivals: Sequence[Arrival],
     results: dict[int, Result],
-    rejections: Sequence[Rejection],
+    unplaced: Sequence[Unplaced],
 ) -> None:
     common = {
         "tenant_id": delivery["tenant_id"],
@@ -333,7 +356,7 @@ def _write_alerts(
         "received_at": at,
     }
     rows = [common | _alert_row(arrival, results[arrival.position]) for arrival in arrivals]
-    rows += [common | _rejected_row(one) for one in rejections]
+    rows += [common | _unplaced_row(one) for one in unplaced]
     if rows:
         connection.execute(_INSERT_ALERTS, rows)
 
@@ -353,9 +376,25 @@ def _alert_row(arrival: Arrival, result: Result) -> dict[str, Any]:
     }
 
 
-def _rejected_row(rejection: Rejection) -> dict[str, Any]:
+def _unplaced_row(one: Unplaced) -> dict[str, Any]:
     empty = dict.fromkeys(("incident_id", "status", "severity", "occurred_at", "digest", "orphan_identity"))
-    return empty | {"position": rejection.position, "outcome": Outcome.REJECTED, "reason": rejection.reason}
+    return empty | {"position": one.position, "outcome": one.outcome, "reason": one.reason}
+
+
+def _note_source(
+    connection: Connection, source_id: int, at: datetime, stored: Sequence[Stored], unplaced: Sequence[Unplaced]
+) -> None:
+    """Last, and so the same for everybody: the row of the source is where its bodies queue up."""
+    counts = Counter(one.outcome for one in stored)
+    seen = {"b_id": source_id, "b_at": at} | {f"b_{one}": counts[one] for one in Outcome}
+    connection.execute(_SOURCE_SEEN, seen)
+    beats = [one.beat for one in unplaced if one.beat is not None]
+    if not beats:
+        return
+    before = connection.execute(_LAST_BEAT, {"b_id": source_id}).scalar_one()
+    gap = int((at - before).total_seconds()) if before else None
+    values = {"heartbeat_at": at, "heartbeat_gap": gap, "heartbeat_ended_at": None} if any(beats) else {}
+    connection.execute(_BEAT.values(values or {"heartbeat_ended_at": at}), {"b_id": source_id})
 
 
 def _write_timeline(connection: Connection, tenant_id: int, at: datetime, tracks: Sequence[Track]) -> None:

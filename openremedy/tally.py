@@ -8,8 +8,8 @@ process had not yet written (up to a second of refusals) is gone; accepted alert
 import atexit
 import threading
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy.ids import new_id
-from openremedy.models import ApiToken, Delivery, RefusalCount, Tenant, WebhookSecret, now, table
+from openremedy.models import (
+    ApiToken,
+    Base,
+    Delivery,
+    RefusalCount,
+    Source,
+    SourceSecret,
+    SourceToken,
+    Tenant,
+    WebhookSecret,
+    now,
+    table,
+)
 
 log = structlog.get_logger()
 
@@ -56,6 +68,8 @@ class Refusal:
     headers: dict[str, str]
     adapter: str = "canonical"
     source_id: int | None = None
+    # Of the tokens it brought: one that has expired or is of a disabled source tells which source this is.
+    token_hashes: tuple[str, ...] = ()
     at: datetime = field(default_factory=now)
 
     @property
@@ -75,6 +89,8 @@ class Tally:
         self._uncounted = 0
         self._uses: Counter[int] = Counter()
         self._tokens: set[int] = set()
+        self._source_tokens: set[int] = set()
+        self._source_secrets: set[int] = set()
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -104,6 +120,15 @@ class Tally:
             self._tokens.add(token_id)
         self._start()
 
+    def source_used(self, token_id: int | None, secret_id: int | None) -> None:
+        """Remember by which of its credentials a source came."""
+        with self._lock:
+            if token_id is not None:
+                self._source_tokens.add(token_id)
+            if secret_id is not None:
+                self._source_secrets.add(secret_id)
+        self._start()
+
     def _start(self) -> None:
         if self._thread and self._thread.is_alive():
             return
@@ -129,15 +154,16 @@ class Tally:
                 counts, self._counts = self._counts, Counter()
                 samples, self._samples = self._samples, []
                 uses, self._uses = self._uses, Counter()
-                tokens, self._tokens = self._tokens, set()
+                seen = {ApiToken: self._tokens, SourceToken: self._source_tokens, SourceSecret: self._source_secrets}
+                self._tokens, self._source_tokens, self._source_secrets = set(), set(), set()
                 uncounted, self._uncounted = self._uncounted, 0
             if uncounted:
                 log.info("tally.uncounted", refusals=uncounted)
             # Two transactions: a rotation locks the tenant and then its secrets, one of both would cross it.
             if counts:
                 self._write(lambda connection: _write_refusals(connection, counts, samples), refusals=counts.total())
-            if uses or tokens:
-                self._write(lambda connection: _write_uses(connection, uses, tokens), uses=uses.total())
+            if uses or any(seen.values()):
+                self._write(lambda connection: _write_uses(connection, uses, seen), uses=uses.total())
 
     def _write(self, write: Callable[[Connection], None], **lost: int) -> None:
         try:
@@ -152,9 +178,11 @@ def _may_be_tenant(slug: str) -> bool:
     return len(slug) <= MAX_SLUG and slug.isascii() and slug.isprintable()
 
 
-def _write_uses(connection: Connection, uses: Counter[int], tokens: set[int]) -> None:
-    if tokens:
-        connection.execute(update(table(ApiToken)).where(ApiToken.id.in_(sorted(tokens))).values(last_used_at=now()))
+def _write_uses(connection: Connection, uses: Counter[int], seen: Mapping[type[Base], set[int]]) -> None:
+    for model, ids in seen.items():
+        if ids:
+            used = table(model)
+            connection.execute(update(used).where(used.c.id.in_(sorted(ids))).values(last_used_at=now()))
     rows = [{"b_id": secret_id, "b_count": count, "b_at": now()} for secret_id, count in sorted(uses.items())]
     if rows:
         statement = (
@@ -175,11 +203,40 @@ def _write_refusals(connection: Connection, waiting: Counter[_Waiting], samples:
         .with_for_update(key_share=True)
     )
     tenants = {row.slug: row.id for row in connection.execute(found)}
+    samples = [_with_source(connection, tenants[one.slug], one) for one in samples if one.slug in tenants]
     for (slug, source_id, reason, minute), count in sorted(waiting.items()):
         if slug in tenants:
             _count(connection, (tenants[slug], source_id, reason, minute), count)
     for slug, tenant_id in sorted(tenants.items()):
         _sample(connection, tenant_id, [refusal for refusal in samples if refusal.slug == slug])
+    _tell_sources(connection, samples)
+
+
+def _with_source(connection: Connection, tenant_id: int, refusal: Refusal) -> Refusal:
+    """The refusal with the source it is about, as far as that can be told: by a token that was good once, or because
+    the tenant has one source of this kind.
+    """
+    if refusal.source_id is not None or refusal.adapter == "canonical":
+        return refusal
+    theirs = select(Source.id).where(Source.tenant_id == tenant_id, Source.adapter == refusal.adapter)
+    known = theirs.join(SourceToken).where(SourceToken.token_hash.in_(refusal.token_hashes)).limit(1)
+    source_id = connection.scalar(known)
+    if source_id is None:
+        only = list(connection.scalars(theirs.limit(2)))
+        source_id = only[0] if len(only) == 1 else None
+    return replace(refusal, source_id=source_id)
+
+
+def _tell_sources(connection: Connection, refusals: list[Refusal]) -> None:
+    """Put the newest refusal on each source."""
+    newest = {one.source_id: one for one in sorted(refusals, key=lambda one: one.at) if one.source_id is not None}
+    for source_id, refusal in sorted(newest.items()):
+        values = {
+            "last_refused_at": refusal.at,
+            "last_refusal_reason": refusal.reason,
+            "last_refusal_message": refusal.message,
+        }
+        connection.execute(update(table(Source)).where(Source.id == source_id).values(values))
 
 
 def _count(connection: Connection, key: _Counted, count: int) -> None:

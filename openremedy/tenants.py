@@ -1,4 +1,4 @@
-"""Tenants and everything that belongs to one: secrets, tokens, users, sources, recipes."""
+"""Tenants and everything that belongs to one: secrets, tokens, users, recipes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,9 +20,6 @@ from openremedy.models import (
     Membership,
     Recipe,
     Role,
-    Source,
-    SourceSecret,
-    SourceToken,
     Tenant,
     User,
     WebhookSecret,
@@ -34,8 +31,6 @@ FIRST_TENANT = "my-company"
 STARTER_RECIPES = Path(__file__).parent.parent / "config" / "recipes.yaml"
 MAX_LIVE_SECRETS = 10
 MIN_PASSWORD = 8  # OWASP ASVS 5.0, 6.2.1
-# Adapters whose endpoints the contract names. An adapter is an endpoint of its own and comes with its folder.
-ADAPTERS = ("alertmanager", "grafana", "datadog", "pagerduty")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
@@ -47,22 +42,22 @@ def create_tenant(session: Session, vault: Vault, slug: str, name: str = "", sec
     """Create a tenant and return its webhook secret. Raises Invalid, Conflict."""
     if not _SLUG.fullmatch(slug):
         raise Invalid(f"{slug!r} is no slug: 1 to 63 lower-case letters, digits and inner hyphens.")
-    secret = crypto.generate(crypto.WEBHOOK_SECRET) if secret is None else _given(secret)
-    tenant = Tenant(slug=slug, name=_label(name, 200) or slug)
+    secret = crypto.generate(crypto.WEBHOOK_SECRET) if secret is None else given(secret)
+    tenant = Tenant(slug=slug, name=label(name, 200) or slug)
     tenant.secrets.append(WebhookSecret(locked=vault.lock(secret)))
-    with _unique(session, f"There is a tenant {slug!r} already."):
+    with unique(session, f"There is a tenant {slug!r} already."):
         session.add(tenant)
     return secret
 
 
-def _given(secret: str) -> str:
+def given(secret: str) -> str:
     """A secret somebody brings along: text that can be signed with."""
     if not secret or not secret.isprintable():
         raise Invalid("The secret is empty or holds characters that cannot be printed.")
     return secret
 
 
-def _label(text: str, limit: int) -> str:
+def label(text: str, limit: int) -> str:
     """A name for people. Raises Invalid."""
     if len(text) > limit or not text.isprintable():
         raise Invalid(f"A name has at most {limit} characters, all of them printable.")
@@ -70,7 +65,7 @@ def _label(text: str, limit: int) -> str:
 
 
 @contextmanager
-def _unique(session: Session, conflict: str) -> Iterator[None]:
+def unique(session: Session, conflict: str) -> Iterator[None]:
     """Commit what is done inside, letting the unique index say what exists already."""
     try:
         yield
@@ -131,7 +126,7 @@ def create_user(session: Session, email: str, password: str, slug: str | None, r
     conflict = f"There is a user {email!r} already."
     if user and tenant is None:
         raise Conflict(conflict)
-    with _unique(session, conflict):
+    with unique(session, conflict):
         if user is None:
             user = User(email=email, password_hash=_hash(password), superadmin=tenant is None)
             session.add(user)
@@ -156,7 +151,7 @@ def create_token(session: Session, slug: str, role: Role, name: str = "") -> str
     """Create an API token and return it; only its hash is kept. Raises Invalid, NotFound."""
     tenant = find_tenant(session, slug)
     token = crypto.generate(crypto.API_TOKEN)
-    session.add(ApiToken(tenant_id=tenant.id, token_hash=crypto.hashed(token), role=role, name=_label(name, 200)))
+    session.add(ApiToken(tenant_id=tenant.id, token_hash=crypto.hashed(token), role=role, name=label(name, 200)))
     session.commit()
     return token
 
@@ -170,73 +165,6 @@ def find_token(session: Session, token: str) -> tuple[ApiToken, Tenant] | None:
     )
     found = session.execute(statement).first()
     return (found[0], found[1]) if found else None
-
-
-# ---------------------------------------------------------------- sources
-
-
-def add_source(
-    session: Session, vault: Vault, slug: str, adapter: str, name: str = "", signing_secret: str | None = None
-) -> tuple[Source, str]:
-    """Add a source and return it with its token, shown this once. Raises Invalid, Conflict, NotFound."""
-    if adapter not in ADAPTERS:
-        raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(ADAPTERS)}.")
-    tenant = find_tenant(session, slug)
-    token = crypto.generate(crypto.SOURCE_TOKEN)
-    name = _label(name, 100) or _free_name(session, tenant.id, adapter)
-    source = Source(tenant_id=tenant.id, adapter=adapter, name=name)
-    source.tokens.append(SourceToken(token_hash=crypto.hashed(token)))
-    with _unique(session, f"There is a source {name!r} already."):
-        session.add(source)
-        if signing_secret is not None:
-            session.flush()  # the secret needs the source's id
-            session.add(SourceSecret(source_id=source.id, locked=vault.lock(_given(signing_secret))))
-    return source, token
-
-
-def _free_name(session: Session, tenant_id: int, adapter: str) -> str:
-    """The adapter's name, numbered when it is taken; the unique index catches two at once."""
-    taken = set(session.scalars(select(Source.name).where(Source.tenant_id == tenant_id)))
-    numbered = (f"{adapter}-{number}" for number in range(2, len(taken) + 3))
-    return next(name for name in (adapter, *numbered) if name not in taken)
-
-
-def list_sources(session: Session, slug: str) -> Sequence[Source]:
-    """The sources of a tenant, oldest first. Raises NotFound."""
-    tenant = find_tenant(session, slug)
-    return session.scalars(select(Source).where(Source.tenant_id == tenant.id).order_by(Source.id)).all()
-
-
-def find_source(session: Session, slug: str, source: str) -> Source:
-    """A tenant's source by its id or name. Raises NotFound."""
-    for one in list_sources(session, slug):
-        if source in (str(one.id), one.name):
-            return one
-    raise NotFound(f"{slug!r} has no source {source!r}.")
-
-
-def rotate_source(session: Session, source: Source, grace: timedelta) -> tuple[str, datetime]:
-    """Give a source a new token; the newest of before lives on for `grace`, older ones end now.
-
-    Returns the token and the moment the previous one ends.
-    """
-    moment = now()
-    until = moment + grace
-    live = [one for one in source.tokens if one.expires_at is None or one.expires_at > moment]
-    for one in live[:-1]:
-        one.expires_at = moment
-    for one in live[-1:]:
-        one.expires_at = min(one.expires_at or until, until)
-    token = crypto.generate(crypto.SOURCE_TOKEN)
-    source.tokens.append(SourceToken(token_hash=crypto.hashed(token)))
-    session.commit()
-    return token, until
-
-
-def disable_source(session: Session, source: Source) -> None:
-    """Refuse whatever this source sends from now on; its incidents stay."""
-    source.disabled_at = source.disabled_at or now()
-    session.commit()
 
 
 # ---------------------------------------------------------------- recipes

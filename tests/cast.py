@@ -9,6 +9,10 @@ from typing import Any
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from openremedy import registry, sources
+from openremedy.extensions import db
+from openremedy.services import services
+
 DISK_FULL = {
     "hostname": "web-01",
     "incident_type": "disk_full",
@@ -34,6 +38,42 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A tool of a tenant that posts its own format."""
+
+    app: Flask
+    slug: str
+    adapter: str
+    id: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"/api/v1/webhooks/{self.adapter}/{self.slug}"
+
+    def send(
+        self, body: Any, path: str = "", method: str = "POST", address: str = "127.0.0.1", **headers: str
+    ) -> TestResponse:
+        """Post a body (bytes, or what becomes JSON) with the source's token, or with the headers given instead."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        client = self.app.test_client()
+        return client.open(
+            self.url + path,
+            method=method,
+            data=raw,
+            headers={"Content-Type": "application/json"} | (headers or {"Authorization": f"Bearer {self.token}"}),
+            environ_overrides={"REMOTE_ADDR": address},
+        )
+
+    def alerts(self, body: Any, path: str = "", **headers: str) -> list[dict[str, Any]]:
+        """Post a body that must be taken, and return what became of each alert."""
+        answer = self.send(body, path, **headers)
+        assert answer.status_code == 202, answer.get_data()[:1000]
+        found: list[dict[str, Any]] = answer.get_json()["alerts"]
+        return found
+
+
+@dataclass(frozen=True)
 class Tenant:
     """A tenant's owner: its secret for alerts and an admin's token for the API."""
 
@@ -49,6 +89,17 @@ class Tenant:
     @property
     def url(self) -> str:
         return f"/api/v1/webhooks/alerts/{self.slug}"
+
+    def source(self, adapter: str, signing_secret: str | None = None, **options: Any) -> Source:
+        """A new source of this tenant."""
+        with self.app.app_context():
+            row, token = sources.add_source(
+                db.session(), services().vault, self.slug, adapter, signing_secret=signing_secret
+            )
+            if options:
+                shape = registry.adapters()[adapter].options
+                sources.edit_source(db.session(), row, options=options, shape=shape)
+            return Source(self.app, self.slug, adapter, row.id, token)
 
     def send(self, body: bytes, **headers: str) -> TestResponse:
         """Post raw bytes with their right signature."""

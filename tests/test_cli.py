@@ -128,7 +128,7 @@ def test_a_tenant_that_cannot_be_is_refused_in_words(shell: Shell, app: Flask) -
 
 def secrets_that_work(app: Flask, slug: str, secrets: list[str]) -> list[bool]:
     services_of = app.extensions["openremedy"]
-    services_of.door.directory._read_at = float("-inf")  # the cache of a second is not what this is about
+    services_of.door.directory._known._read_at = float("-inf")  # the cache of a second is not what this is about
     return [Tenant(app, slug, secret, "").send(json.dumps(DISK_FULL).encode()).status_code == 202 for secret in secrets]
 
 

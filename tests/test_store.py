@@ -11,10 +11,10 @@ from sqlalchemy import Engine, event, select, text
 from bodies import NOON, alert, arrivals, delivery, minute, outcomes, put, tenant_id
 from cast import Tenant
 from openremedy import store
-from openremedy.alerts import Alert
+from openremedy.alerts import Alert, Outcome
 from openremedy.extensions import db
 from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry
-from openremedy.store import Rejection
+from openremedy.store import Unplaced
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def many(count: int, status: str = "firing", at: float | None = 0) -> list[Alert
 
 def test_a_body_is_stored_with_every_alert_in_its_place(engine: Engine, tenant: int) -> None:
     row = delivery(tenant)
-    bad = [Rejection(1, "no labels"), Rejection(4, "not an object")]
+    bad = [Unplaced(1, Outcome.REJECTED, "no labels"), Unplaced(4, Outcome.REJECTED, "not an object")]
     good = [store.Arrival(place, one, str(place)) for place, one in zip((0, 2, 3), many(3), strict=True)]
     stored = store.store(engine, row, good, bad)
     assert outcomes(stored) == ["created", "rejected", "created", "created", "rejected"]
@@ -54,7 +54,7 @@ def test_a_body_is_stored_with_every_alert_in_its_place(engine: Engine, tenant: 
 
 
 def test_a_body_of_nothing_but_rejects_is_kept(engine: Engine, tenant: int) -> None:
-    assert outcomes(store.store(engine, delivery(tenant), [], [Rejection(0, "no")])) == ["rejected"]
+    assert outcomes(store.store(engine, delivery(tenant), [], [Unplaced(0, Outcome.REJECTED, "no")])) == ["rejected"]
     assert len(rows(engine, Delivery.id)) == 1
 
 

@@ -387,7 +387,7 @@ def test_a_refusal_costs_the_same_for_known_and_unknown_tenants(
             directory = services().door.directory
             directory.authenticate("alice", BODY, good)  # makes what is known fresh
         if not fresh:
-            monkeypatch.setattr(directory, "_read_at", float("-inf"))
+            monkeypatch.setattr(directory._known, "_read_at", float("-inf"))
         with counted(alice.app, monkeypatch) as seen:
             refused(post(alice.app, slug, BODY, signature), 401, "unauthorized")
         work.append((seen["hmacs"], seen["statements"]))

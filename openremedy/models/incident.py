@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     Float,
     ForeignKey,
     Index,
@@ -122,6 +123,12 @@ class Incident(Base):
             sqlite_where=text("provisional"),
         ),
         Index("ix_incidents_last_seen", "tenant_id", "last_seen"),
+        Index(
+            "ix_incidents_expires",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL AND status <> 'resolved'"),
+            sqlite_where=text("expires_at IS NOT NULL AND status <> 'resolved'"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -136,6 +143,8 @@ class Incident(Base):
     incident_type: Mapped[IncidentType] = mapped_column(words(IncidentType))
     severity: Mapped[Severity] = mapped_column(words(Severity))
     evidence: Mapped[dict[str, Any]]
+    # What a worker read from the tool's own API. Apart from the evidence, which the next alert replaces.
+    enrichment: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     occurrences: Mapped[int] = mapped_column(Integer, default=1)
     first_seen: Mapped[datetime]
     last_seen: Mapped[datetime]
@@ -145,6 +154,8 @@ class Incident(Base):
     fired_at: Mapped[datetime | None]
     # The newest end the sender gave to any episode of this identity: a firing not later than it is a late one.
     sender_end: Mapped[datetime | None]
+    # Over at this time unless its sender says before that it still fires (Prometheus without an Alertmanager).
+    expires_at: Mapped[datetime | None]
     # Our clock and who did it.
     acknowledged_at: Mapped[datetime | None]
     resolved_at: Mapped[datetime | None]

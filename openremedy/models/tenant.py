@@ -2,8 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, true
+from sqlalchemy import ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from openremedy.models.base import Base, BigId, now, words
@@ -91,8 +92,15 @@ class ApiToken(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class SecretKind(StrEnum):
+    """What a source's secret is for."""
+
+    SIGNING = "signing"  # the tool signs its bodies with it
+    API = "api"  # a read-only token for the tool's own API, which a worker asks for more
+
+
 class Source(Base):
-    """One configured sender of a tenant: an adapter and its credentials."""
+    """One configured sender of a tenant: an adapter and its credentials, and what came of what it sent."""
 
     __tablename__ = "sources"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
@@ -106,8 +114,27 @@ class Source(Base):
     last_seen_at: Mapped[datetime | None]
     # Seconds without news after which an open incident of this source is closed as stale; None = never.
     stale_after: Mapped[int | None]
+    # Requests a minute; None = the setting of the installation, 0 = no limit.
+    rate_limit: Mapped[int | None]
+    # What the adapter lets an admin choose, as its own schema has checked it.
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
+    # Alerts by outcome, counted in the transaction that stores them.
+    created_count: Mapped[int] = mapped_column(BigId, default=0, server_default="0")
+    updated_count: Mapped[int] = mapped_column(BigId, default=0, server_default="0")
+    resolved_count: Mapped[int] = mapped_column(BigId, default=0, server_default="0")
+    duplicate_count: Mapped[int] = mapped_column(BigId, default=0, server_default="0")
+    ignored_count: Mapped[int] = mapped_column(BigId, default=0, server_default="0")
+    rejected_count: Mapped[int] = mapped_column(BigId, default=0, server_default="0")
+    # The alert that always fires (Watchdog): when it came last, seconds between the last two, when it was said to end.
+    heartbeat_at: Mapped[datetime | None]
+    heartbeat_gap: Mapped[int | None]
+    heartbeat_ended_at: Mapped[datetime | None]
+    last_refused_at: Mapped[datetime | None]
+    last_refusal_reason: Mapped[str | None] = mapped_column(String(64))
+    last_refusal_message: Mapped[str | None] = mapped_column(Text)
 
     tokens: Mapped[list["SourceToken"]] = relationship(order_by="SourceToken.id", passive_deletes=True)
+    secrets: Mapped[list["SourceSecret"]] = relationship(order_by="SourceSecret.id", passive_deletes=True)
 
 
 class SourceToken(Base):
@@ -124,7 +151,7 @@ class SourceToken(Base):
 
 
 class SourceSecret(Base):
-    """A secret with which the tool itself signs (PagerDuty, Grafana); several may live."""
+    """A secret that the tool itself made: to sign with (PagerDuty, Grafana), or for its API; several may live."""
 
     __tablename__ = "source_secrets"
     __table_args__ = (Index(None, "source_id"),)
@@ -133,3 +160,8 @@ class SourceSecret(Base):
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id", ondelete="CASCADE"))
     locked: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    kind: Mapped[SecretKind] = mapped_column(
+        words(SecretKind), default=SecretKind.SIGNING, server_default=SecretKind.SIGNING.value
+    )
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]

@@ -1,0 +1,366 @@
+"""PUBLIC: all that an adapter may import. What an adapter is, and the endpoint that every adapter gets.
+
+An adapter declares the shape of its tool's bodies and translates one native alert at a time; authentication, limits,
+atomicity, signing and answers are the same for all of them and live here.
+"""
+
+import base64
+import binascii
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qsl
+
+import structlog
+from flask import Blueprint, g, request
+from flask.typing import ResponseReturnValue
+from flask_limiter.errors import RateLimitExceeded
+from marshmallow import Schema, ValidationError
+
+from openremedy import crypto, edge
+from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severity, compact, parse_json
+from openremedy.directory import Admitted, Proof, Verify
+from openremedy.edge import Addressee
+from openremedy.errors import BadBody, Invalid, RateLimited, TryAgainSoon, Unauthorized, Unavailable
+from openremedy.extensions import limiter
+from openremedy.incident_type import incident_type_of
+from openremedy.intake import Bundle, Receipt, Signed
+from openremedy.models import now
+from openremedy.services import services
+from openremedy.store import Unplaced
+from openremedy.translation import (
+    UNKNOWN_HOST,
+    Ignored,
+    Items,
+    Mapped,
+    Payload,
+    Rejected,
+    Text,
+    Texts,
+    Translated,
+    Translation,
+    Unsupported,
+    fingerprint,
+    first_host,
+    fit,
+    host_of,
+    severity_of,
+    text_of,
+    time_of,
+    time_of_epoch,
+)
+
+__all__ = [
+    "UNKNOWN_HOST",
+    "Adapter",
+    "Alert",
+    "AlertStatus",
+    "Enrichment",
+    "Format",
+    "Ignored",
+    "IncidentType",
+    "Items",
+    "Mapped",
+    "Payload",
+    "Rejected",
+    "Severity",
+    "Text",
+    "Texts",
+    "Translated",
+    "Translation",
+    "Unsupported",
+    "fingerprint",
+    "first_host",
+    "host_of",
+    "incident_type_of",
+    "severity_of",
+    "text_of",
+    "time_of",
+    "time_of_epoch",
+]
+
+log = structlog.get_logger()
+
+TOKEN = "X-OpenRemedy-Token"  # noqa: S105 - the name of a header
+FAILURES = "60 per minute"  # failed authentications of an address
+WEBHOOKS = "/api/v1/webhooks"
+
+
+# ---------------------------------------------------------------- what an adapter declares
+
+
+def listed(payload: dict[str, Any], _options: Mapping[str, Any]) -> Sequence[Any]:
+    """The alerts of an envelope that has them in a list `alerts`."""
+    found: Sequence[Any] = payload["alerts"]
+    return found
+
+
+def single(payload: dict[str, Any], _options: Mapping[str, Any]) -> Sequence[Any]:
+    """The one alert of a body that is an alert itself."""
+    return [payload]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One shape of body that a tool posts.
+
+    `payload` declares the fields of the envelope that are read, `alert` those of each alert in it (None: it is given
+    as it is). `unwrap(payload, options)` finds the alerts and raises Unsupported with advice for an envelope that is
+    none. `translate(alert, payload)` is pure: no request, no database, no clock.
+    """
+
+    payload: Schema
+    translate: Callable[[Any, dict[str, Any]], Translation]
+    unwrap: Callable[[dict[str, Any], Mapping[str, Any]], Sequence[Any]] = listed
+    alert: Schema | None = None
+    # What an operator should look at when the envelope is not this one.
+    advice: str = ""
+    # A sentence for people about the body as a whole, such as alerts that the tool has left out of it.
+    remark: Callable[[dict[str, Any]], str | None] = lambda _payload: None
+    # Behind /api/v1/webhooks/<adapter>/<tenant>.
+    path: str = ""
+    methods: tuple[str, ...] = ("POST",)
+    # The body is a JSON list: it becomes the `alerts` of the envelope.
+    array: bool = False
+    # The tool can be told to send the top level of the body as a form.
+    form: bool = False
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """What a worker asks the tool's own API about a new incident, with a token of the source that may only read.
+
+    `path(evidence)` is the path of the request, or None when there is nothing to ask; it must check every part that it
+    takes from the evidence. `read(answer)` gives what is to be kept; a `hostname` in it becomes the incident's.
+    """
+
+    base: str
+    path: Callable[[Mapping[str, Any]], str | None]
+    read: Callable[[Any], dict[str, Any]]
+    authorization: Callable[[str], str]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A monitoring tool whose own webhooks we take. `name` is its folder and the word in its URL."""
+
+    name: str
+    title: str
+    formats: tuple[Format, ...]
+    # Whether the tool takes a 429 for "later"; to the others the same is said with 503.
+    retries_429: bool = False
+    # The tool's own signature, instead of a token.
+    verify: Verify | None = None
+    # Headers kept with a delivery beyond the usual; no credential but a signature.
+    kept_headers: tuple[str, ...] = ()
+    # What an admin may choose per source; every field has a default.
+    options: Schema = field(default_factory=Payload)
+    enrichment: Enrichment | None = None
+
+    def blueprint(self) -> Blueprint:
+        """The endpoint of this adapter, one rule for each of its formats."""
+        blueprint = Blueprint(f"native_{self.name}", __name__)
+        blueprint.url_value_preprocessor(self._address)
+        for number, shape in enumerate(self.formats):
+            blueprint.add_url_rule(
+                f"{WEBHOOKS}/{self.name}/<tenant>{shape.path}",
+                endpoint=f"post_{number}",
+                view_func=partial(self._receive, shape),
+                methods=shape.methods,
+                provide_automatic_options=False,
+            )
+        return blueprint
+
+    def _address(self, _endpoint: str | None, values: dict[str, Any] | None) -> None:
+        edge.is_for(Addressee((values or {}).get("tenant", ""), self.name, self.kept_headers))
+
+    # ------------------------------------------------------------ the way of a body
+
+    def _receive(self, shape: Format, tenant: str) -> ResponseReturnValue:
+        """Take one body of the tool: 202 means that all of it is committed."""
+        body = edge.read_body()
+        edge.refuse_compression()
+        admitted = self._admit(tenant, body)
+        self._charge(admitted)
+        payload, entries = _open(shape, body, admitted.sender.options)
+        translations = [_translate(shape, entry, payload) for entry in entries]
+        receipt = _hand_over(admitted, body, translations, shape.remark(payload))
+        return _answer(receipt), 202
+
+    def _admit(self, tenant: str, body: bytes) -> Admitted:
+        headers = {name.lower(): value for name, value in request.headers}
+        proof = Proof(list(_tokens()), body, headers)
+        try:
+            admitted = services().sources.authenticate(tenant, self.name, proof, self.verify)
+        except Unauthorized:
+            g.addressee.token_hashes = [crypto.hashed(token) for token in proof.tokens]
+            self._limited(_charge_failure)
+            raise
+        g.addressee.source_id = admitted.sender.id
+        services().tally.source_used(admitted.token_id, admitted.secret_id)
+        return admitted
+
+    def _charge(self, admitted: Admitted) -> None:
+        g.sender = admitted.sender
+        self._limited(_charge_source)
+
+    def _limited(self, charge: Callable[[], None]) -> None:
+        """Charge a limit. Raises RateLimited, or what makes this tool try again."""
+        try:
+            charge()
+        except RateLimitExceeded as error:
+            reset = limiter.current_limit.reset_at if limiter.current_limit else time.time()
+            wait = {"Retry-After": str(max(1, int(reset - time.time()) + 1))}
+            refusal = RateLimited if self.retries_429 or charge is _charge_failure else TryAgainSoon
+            message = "Too many requests from this source, or failed ones from this address; see Retry-After."
+            raise refusal(message, headers=wait) from error
+
+
+def _tokens() -> Iterator[str]:
+    """Every token that the request brings: as bearer, as the password of Basic, in our own header."""
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield value.strip()
+    elif scheme.lower() == "basic":
+        yield from _password(value)
+    if token := request.headers.get(TOKEN, "").strip():
+        yield token
+
+
+def _password(encoded: str) -> Iterator[str]:
+    """What comes after the first colon; the password may hold more of them."""
+    try:
+        text = base64.b64decode(encoded.strip(), validate=True).decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError):
+        return
+    yield text.partition(":")[2]
+
+
+def _source_limit() -> int:
+    own = g.sender.rate_limit
+    return int(services().settings.source_rate_limit if own is None else own)
+
+
+@limiter.shared_limit(
+    lambda: f"{_source_limit()} per minute",
+    scope="source",
+    key_func=lambda: str(g.sender.id),
+    exempt_when=lambda: _source_limit() == 0,
+)
+def _charge_source() -> None:
+    """Count a body of the source."""
+
+
+@limiter.shared_limit(FAILURES, scope="failed-authentication")
+def _charge_failure() -> None:
+    """Count a failed authentication of the address. A good token behind the same address never comes here."""
+
+
+# ---------------------------------------------------------------- bytes to translations
+
+
+def _open(shape: Format, body: bytes, options: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+    """The envelope and the alerts in it. Raises BadBody, Invalid."""
+    value: Any = (_form_of(body) if shape.form else None) or parse_json(body)
+    if shape.array and isinstance(value, list):
+        value = {"alerts": value}
+    elif shape.array or not isinstance(value, dict):
+        raise BadBody(f"The body must be a JSON {'list' if shape.array else 'object'}.", code="not_an_object")
+    try:
+        payload: dict[str, Any] = shape.payload.load(value)
+        return payload, shape.unwrap(payload, options)
+    except ValidationError as error:
+        raise Invalid(shape.advice or None, code="unsupported_envelope", fields=error.messages_dict) from error
+    except Unsupported as error:
+        raise Invalid(str(error), code="unsupported_envelope") from error
+
+
+def _form_of(body: bytes) -> dict[str, str] | None:
+    """The fields of a form, or None for what is none. JSON is JSON, whatever its Content-Type says."""
+    if request.mimetype != "application/x-www-form-urlencoded" or body.lstrip()[:1] in (b"{", b"["):
+        return None
+    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)) or None
+
+
+def _translate(shape: Format, entry: Any, payload: dict[str, Any]) -> Translation:
+    """One alert by itself: what is wrong with it costs none of its siblings."""
+    if not isinstance(entry, dict):
+        kind = {list: "a list", str: "text", bool: "true or false", type(None): "null"}.get(type(entry), "a number")
+        return Rejected(f"An alert is a JSON object, this one is {kind}.")
+    try:
+        return shape.translate(shape.alert.load(entry) if shape.alert else entry, payload)
+    except Unsupported as error:
+        return Rejected(str(error))
+    except Exception as error:  # the edge to the adapters: recorded, and the page is not dropped
+        log.exception("adapter.failed", error=type(error).__name__)
+        return Translated(_untranslated(entry))
+
+
+def _untranslated(entry: dict[str, Any]) -> Alert:
+    """Better a strange page than none."""
+    key = sha256(compact(entry).encode("utf-8", "surrogatepass")).hexdigest()
+    evidence = {"title": "An alert that could not be translated", "alert": entry}
+    return Alert(UNKNOWN_HOST, IncidentType.CUSTOM, evidence=evidence, dedup_key=f"untranslated:{key}")
+
+
+# ---------------------------------------------------------------- translations to the door
+
+
+def _hand_over(admitted: Admitted, body: bytes, translations: Sequence[Translation], remark: str | None) -> Receipt:
+    """Sign what is to be stored and go through the door. Raises Unavailable.
+
+    A secret that is revoked between signing and checking is no fault of the tool: then it is signed anew.
+    """
+    door, sender = services().door, admitted.sender
+    canonical = list(_canonical(translations, now()))
+    unplaced = [one for number, translation in enumerate(translations) for one in _unplaced(number, translation)]
+    for _ in range(2):
+        signed = [
+            Signed(number, raw, services().directory.sign(sender.tenant, raw), one.opens, one.expires_at)
+            for number, raw, one in canonical
+        ]
+        try:
+            return door.accept_native(sender, Bundle(body, signed, unplaced, remark), edge.origin())
+        except Unauthorized:
+            log.warning("adapter.signed_in_vain", tenant=sender.tenant)
+    raise Unavailable()
+
+
+def _canonical(translations: Sequence[Translation], at: datetime) -> Iterator[tuple[int, bytes, Translated]]:
+    """The alerts among them, each serialised once."""
+    for number, one in enumerate(translations):
+        if isinstance(one, Translated):
+            one = _expired(one) if one.expires_at and one.expires_at <= at else one
+            yield number, fit(one.alert).to_bytes(), one
+
+
+def _expired(one: Translated) -> Translated:
+    return replace(
+        one, alert=replace(one.alert, status=AlertStatus.RESOLVED, occurred_at=one.expires_at), expires_at=None
+    )
+
+
+def _unplaced(number: int, one: Translation) -> Iterator[Unplaced]:
+    if isinstance(one, Ignored):
+        yield Unplaced(number, Outcome.IGNORED, one.reason, one.beat)
+    elif isinstance(one, Rejected):
+        yield Unplaced(number, Outcome.REJECTED, one.reason)
+
+
+def _answer(receipt: Receipt) -> dict[str, object]:
+    return {
+        "delivery_id": str(receipt.delivery_id),
+        "alerts": [
+            {
+                "outcome": stored.outcome,
+                "incident_id": str(stored.incident_id) if stored.incident_id else None,
+                "reason": stored.reason,
+            }
+            for stored in receipt.outcomes
+        ],
+    }

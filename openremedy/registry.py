@@ -1,0 +1,72 @@
+"""Finds the adapters: one folder each in the adapters' package, and entry points of installed packages."""
+
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from flask import Flask, current_app
+
+from config import ADAPTERS
+from openremedy.adapter import Adapter
+
+GROUP = "openremedy.adapters"
+RESERVED = ("alerts",)  # the canonical endpoint
+KEY = "openremedy.adapters"
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+
+class AdapterError(Exception):
+    """An adapter cannot be used; the message names it. A silently absent one would be lost alerts."""
+
+
+def discover(package: str = ADAPTERS) -> dict[str, Adapter]:
+    """Every adapter by its name, folders first. Raises AdapterError."""
+    found: dict[str, Adapter] = {}
+    for place, name, load in _candidates(package):
+        adapter = _checked(place, name, _load(place, load))
+        if name in found:
+            raise AdapterError(f"{place}: there is an adapter {name!r} already")
+        found[name] = adapter
+    return found
+
+
+def _candidates(package: str) -> Iterator[tuple[str, str, EntryPoint]]:
+    """Where each adapter was found, what it must be called, and how to get it."""
+    for module in pkgutil.iter_modules(import_module(package).__path__):
+        if module.ispkg:
+            place = f"{package}.{module.name}"
+            yield place, module.name, EntryPoint(module.name, f"{place}:adapter", GROUP)
+    for point in sorted(entry_points(group=GROUP), key=lambda one: one.name):
+        yield f"entry point {point.name} = {point.value}", point.name, point
+
+
+def _load(place: str, point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # whatever it is that somebody's module raises, it must be said whose it is
+        raise AdapterError(f"adapter {place} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _checked(place: str, name: str, adapter: object) -> Adapter:
+    if not isinstance(adapter, Adapter):
+        raise AdapterError(f"adapter {place} is a {type(adapter).__name__}, not an openremedy.adapter.Adapter")
+    if adapter.name != name:
+        raise AdapterError(f"adapter {place} calls itself {adapter.name!r}; its name must be {name!r}")
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        raise AdapterError(f"adapter {place}: {name!r} cannot be a name (lower-case word, not {', '.join(RESERVED)})")
+    return adapter
+
+
+def register(app: Flask, found: Mapping[str, Adapter]) -> None:
+    """Give every adapter its endpoint."""
+    app.extensions[KEY] = dict(found)
+    for adapter in found.values():
+        app.register_blueprint(adapter.blueprint())
+
+
+def adapters() -> Mapping[str, Adapter]:
+    """The adapters of the current application."""
+    found: Mapping[str, Adapter] = current_app.extensions[KEY]
+    return found

@@ -1,0 +1,297 @@
+"""What an adapter says of a tool's own alert, and the readings that all tools need. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
+
+from openremedy.alerts import MAX_EVIDENCE_BYTES, MAX_EVIDENCE_DEPTH, Alert, Rfc3339, Severity, compact, hashed
+
+UNKNOWN_HOST = "unknown"
+MAX_HOST = 253
+MAX_KEY = 255
+CUTS = (64 * 1024, 8 * 1024, 1024, 128)  # lengths that texts and lists are cut to, until the evidence fits
+CUT = "… [cut by OpenRemedy]"
+
+
+# ---------------------------------------------------------------- what a native alert becomes
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A native alert in canonical form. `alert.dedup_key` is the tool's own key, of any length.
+
+    `opens`: an acknowledgement opens an incident where none is open. `expires_at`: a firing that is over at that time
+    unless the tool says again that it fires; one that had expired when it came is a resolve of that time.
+    """
+
+    alert: Alert
+    opens: bool = False
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Understood, and by design nothing to be seen: a test, a ping, an event we do not follow.
+
+    `beat`: the alert that always fires and proves that its source is alive (True), or its end (False).
+    """
+
+    reason: str
+    beat: bool | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Cannot be an alert at all."""
+
+    reason: str
+
+
+Translation = Translated | Ignored | Rejected
+
+
+class Unsupported(Exception):
+    """The envelope is not one we take; the message tells the operator what to do."""
+
+
+# ---------------------------------------------------------------- shapes
+
+
+class Payload(Schema):
+    """The part of a body that an adapter reads. With the fields below only a missing list can fail: whatever is strange
+    in the rest becomes empty, because a strange alert is still an alert.
+    """
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class Text(fields.Field[str]):
+    """Text; a number or a truth value is read as text, null and everything else as empty."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("load_default", "")
+        super().__init__(allow_none=True, **kwargs)
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        """The value as text."""
+        return super().deserialize(value, *args, **kwargs) or ""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        return text_of(value) if isinstance(value, str | int | float) else ""
+
+
+class Mapped(fields.Field[dict[str, Any]]):
+    """A JSON object as it is; anything else is read as an empty one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("load_default", dict)
+        super().__init__(allow_none=True, **kwargs)
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The value as a dict."""
+        return super().deserialize(value, *args, **kwargs) or {}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
+        return value if isinstance(value, dict) else {}
+
+
+class Texts(Mapped):
+    """A JSON object of texts, as labels are; values of other kinds are read as text, null is left out."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, Any]:
+        found = super()._deserialize(value, attr, data, **kwargs)
+        return {name: text_of(one) for name, one in found.items() if one is not None}
+
+
+class Items(fields.Field[list[Any]]):
+    """The list of alerts: the one thing without which a body is not an envelope."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=True, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValidationError("Must be a list.")
+        return value
+
+
+def text_of(value: Any) -> str:
+    """Any JSON value as text."""
+    return value if isinstance(value, str) else compact(value)
+
+
+# ---------------------------------------------------------------- words
+
+
+# What people and tools call it, in lower case.
+SEVERITY_WORDS: Mapping[str, Severity] = {
+    word: severity
+    for severity, words in {
+        Severity.CRITICAL: "critical crit fatal emergency emerg alert disaster page paging pager blocker outage",
+        Severity.HIGH: "high error err major severe urgent danger",
+        Severity.MEDIUM: "medium med warning warn moderate average ticket normal",
+        Severity.LOW: "low minor notice trivial",
+        Severity.INFO: "info information informational none ok debug success",
+    }.items()
+    for word in words.split()
+}
+_RANKS = tuple(Severity)
+# P1, P1 - Critical, SEV-2, sev 2, S3, priority:4. Zero is worse than one and we have nothing worse than critical.
+_RANKED = re.compile(r"(?:priority|severity|prio|sev|p|s)[\s:_-]*([0-5])(?![\w.])", re.ASCII)
+
+
+def severity_of(word: str) -> Severity | None:
+    """What a word means, such as `warning`, `page` or `P1`; None when it is none we know."""
+    word = word.strip().lower()
+    if found := _RANKED.match(word):
+        return _RANKS[max(int(found[1]) - 1, 0)]
+    return SEVERITY_WORDS.get(word) or SEVERITY_WORDS.get(re.split(r"[^a-z]", word, maxsplit=1)[0])
+
+
+# ---------------------------------------------------------------- hosts
+
+
+_BRACKETED = re.compile(r"\[([^\]]*)\](?::\d+)?")
+_WITH_PORT = re.compile(r"([^:\s]+):\d*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def host_of(text: str) -> str:
+    """The host in `web-01:9100`, `[2001:db8::1]:9100`, `2001:db8::1` or `https://user@example.com:8443/health`.
+
+    Empty when there is none.
+    """
+    text = text.strip()
+    if _SCHEME.match(text):
+        return _host_of_url(text) or text
+    text = text.split("/", 1)[0] if "/" in text and not text.startswith("/") else text
+    found = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
+    return found[1] if found else text
+
+
+def _host_of_url(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def first_host(candidates: Iterable[str]) -> str:
+    """The first of these that names a host, without its port; empty when none does."""
+    return next((host for host in map(host_of, candidates) if host), "")
+
+
+# ---------------------------------------------------------------- times
+
+
+_TIME = Rfc3339()
+NO_TIME_BEFORE = datetime(1970, 1, 2, tzinfo=UTC)  # tools write the year 1 or the second 0 for "none"
+
+
+def time_of(text: str) -> datetime | None:
+    """An RFC 3339 time, or None for what is none or stands for none (Go's year 1)."""
+    try:
+        moment = _TIME.deserialize(text)
+    except ValidationError:
+        return None
+    return moment if moment >= NO_TIME_BEFORE else None
+
+
+def time_of_epoch(text: str) -> datetime | None:
+    """Seconds or milliseconds since 1970 as text, or None."""
+    if not re.fullmatch(r"\d{9,14}", text.strip(), re.ASCII):
+        return None
+    number = int(text)
+    return datetime.fromtimestamp(number / 1000 if number > 10**11 else number, UTC)
+
+
+# ---------------------------------------------------------------- keys
+
+
+_FNV_OFFSET, _FNV_PRIME, _FNV_MASK = 14695981039346656037, 1099511628211, 2**64 - 1
+
+
+def fingerprint(labels: Mapping[str, str]) -> str:
+    """The fingerprint that Prometheus and Alertmanager give these labels, 16 hex digits.
+
+    FNV-1a over the sorted names and values, each followed by a byte 255:
+    https://github.com/prometheus/common/blob/main/model/fingerprinting.go
+    """
+    parts = (text.encode("utf-8", "surrogatepass") for pair in sorted(labels.items()) for text in pair)
+    value = _FNV_OFFSET
+    for byte in b"\xff".join(parts) + (b"\xff" if labels else b""):
+        value = ((value ^ byte) * _FNV_PRIME) & _FNV_MASK
+    return f"{value:016x}"
+
+
+# ---------------------------------------------------------------- made fit for the door
+
+
+def fit(alert: Alert) -> Alert:
+    """The alert within the limits of the canonical format: nothing of a tool's own may keep an alert out."""
+    return replace(
+        alert,
+        hostname=_fit_host(alert.hostname),
+        dedup_key=_fit_key(alert.dedup_key),
+        evidence=_fit_evidence(alert.evidence),
+    )
+
+
+def _printable(text: str) -> bool:
+    return not any(char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff" for char in text)
+
+
+def _fit_host(host: str) -> str:
+    if not _printable(host):
+        host = "".join(char if _printable(char) else "\N{REPLACEMENT CHARACTER}" for char in host)
+    return host.strip()[:MAX_HOST].strip() or UNKNOWN_HOST
+
+
+def _fit_key(key: str | None) -> str | None:
+    if key is None:
+        return None
+    fits = key.strip() and len(key) <= MAX_KEY and _printable(key)
+    return key if fits else hashed("key", key)
+
+
+def _fit_evidence(evidence: Mapping[str, Any]) -> Mapping[str, Any]:
+    cuts = iter(CUTS)
+    fitting: dict[str, Any] = _cut(dict(evidence), MAX_EVIDENCE_BYTES, MAX_EVIDENCE_DEPTH)
+    while _size(fitting) > MAX_EVIDENCE_BYTES:
+        longest = next(cuts, None)
+        fitting = _cut(fitting, longest, MAX_EVIDENCE_DEPTH) if longest else _small_part(fitting)
+    return fitting
+
+
+def _size(value: Any) -> int:
+    return len(compact(value).encode("utf-8", "surrogatepass"))
+
+
+def _cut(value: Any, longest: int, levels: int) -> Any:
+    """`value` with every text, list and object cut to `longest`, and nothing deeper than `levels`."""
+    if isinstance(value, str):
+        return value if len(value) <= longest else f"{value[:longest]}{CUT}"
+    if not isinstance(value, dict | list):
+        return value
+    if levels == 0:
+        return CUT
+    if isinstance(value, list):
+        return [_cut(one, longest, levels - 1) for one in value[:longest]] + ([CUT] if len(value) > longest else [])
+    kept = {_cut(name, longest, 1): _cut(one, longest, levels - 1) for name, one in list(value.items())[:longest]}
+    return kept | ({CUT: len(value) - len(kept)} if len(value) > len(kept) else {})
+
+
+def _small_part(evidence: dict[str, Any]) -> dict[str, Any]:
+    """Its smallest entries, and the names of those that are left out."""
+    kept: dict[str, Any] = {}
+    room = MAX_EVIDENCE_BYTES // 2
+    for name, value in sorted(evidence.items(), key=lambda item: _size(item[1])):
+        room -= _size({name: value})
+        kept[name] = value if room > 0 else CUT
+    return kept if _size(kept) <= MAX_EVIDENCE_BYTES else {CUT: len(evidence)}
