@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,7 +22,7 @@ from marshmallow import Schema, ValidationError
 
 from openremedy import crypto, edge
 from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severity, compact, parse_json
-from openremedy.directory import Admitted, Proof, Verify
+from openremedy.directory import Admitted, Proof, Sender, Verify
 from openremedy.edge import Addressee
 from openremedy.errors import BadBody, Invalid, RateLimited, TryAgainSoon, Unauthorized, Unavailable
 from openremedy.extensions import limiter
@@ -170,7 +169,7 @@ class Adapter:
             blueprint.add_url_rule(
                 f"{WEBHOOKS}/{self.name}/<tenant>{shape.path}",
                 endpoint=f"post_{number}",
-                view_func=partial(self._receive, shape),
+                view_func=self._view(shape),
                 methods=shape.methods,
                 provide_automatic_options=False,
             )
@@ -178,6 +177,12 @@ class Adapter:
 
     def _address(self, _endpoint: str | None, values: dict[str, Any] | None) -> None:
         edge.is_for(Addressee((values or {}).get("tenant", ""), self.name, self.kept_headers))
+
+    def _view(self, shape: Format) -> Callable[[str], ResponseReturnValue]:
+        def post(tenant: str) -> ResponseReturnValue:
+            return self._receive(shape, tenant)
+
+        return post
 
     # ------------------------------------------------------------ the way of a body
 
@@ -188,7 +193,7 @@ class Adapter:
         admitted = self._admit(tenant, body)
         self._charge(admitted)
         payload, entries = _open(shape, body, admitted.sender.options)
-        translations = [_translate(shape, entry, payload) for entry in entries]
+        translations = [translate_entry(shape, entry, payload) for entry in entries]
         receipt = _hand_over(admitted, body, translations, shape.remark(payload))
         return _answer(receipt), 202
 
@@ -242,8 +247,9 @@ def _password(encoded: str) -> Iterator[str]:
 
 
 def _source_limit() -> int:
-    own = g.sender.rate_limit
-    return int(services().settings.source_rate_limit if own is None else own)
+    sender: Sender | None = g.get("sender")  # the limiter also asks before there is one, and does not use the answer
+    own = sender.rate_limit if sender else None
+    return services().settings.source_rate_limit if own is None else own
 
 
 @limiter.shared_limit(
@@ -287,7 +293,7 @@ def _form_of(body: bytes) -> dict[str, str] | None:
     return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)) or None
 
 
-def _translate(shape: Format, entry: Any, payload: dict[str, Any]) -> Translation:
+def translate_entry(shape: Format, entry: Any, payload: dict[str, Any]) -> Translation:
     """One alert by itself: what is wrong with it costs none of its siblings."""
     if not isinstance(entry, dict):
         kind = {list: "a list", str: "text", bool: "true or false", type(None): "null"}.get(type(entry), "a number")
@@ -317,8 +323,9 @@ def _hand_over(admitted: Admitted, body: bytes, translations: Sequence[Translati
     A secret that is revoked between signing and checking is no fault of the tool: then it is signed anew.
     """
     door, sender = services().door, admitted.sender
-    canonical = list(_canonical(translations, now()))
-    unplaced = [one for number, translation in enumerate(translations) for one in _unplaced(number, translation)]
+    at = now()
+    canonical = list(_canonical(translations, at))
+    unplaced = list(_unplaced(translations, at))
     for _ in range(2):
         signed = [
             Signed(number, raw, services().directory.sign(sender.tenant, raw), one.opens, one.expires_at)
@@ -345,11 +352,14 @@ def _expired(one: Translated) -> Translated:
     )
 
 
-def _unplaced(number: int, one: Translation) -> Iterator[Unplaced]:
-    if isinstance(one, Ignored):
-        yield Unplaced(number, Outcome.IGNORED, one.reason, one.beat)
-    elif isinstance(one, Rejected):
-        yield Unplaced(number, Outcome.REJECTED, one.reason)
+def _unplaced(translations: Sequence[Translation], at: datetime) -> Iterator[Unplaced]:
+    """What is no alert among them."""
+    for number, one in enumerate(translations):
+        if isinstance(one, Ignored):
+            over = one.beat and one.expires_at and one.expires_at <= at
+            yield Unplaced(number, Outcome.IGNORED, one.reason, False if over else one.beat)
+        elif isinstance(one, Rejected):
+            yield Unplaced(number, Outcome.REJECTED, one.reason)
 
 
 def _answer(receipt: Receipt) -> dict[str, object]:

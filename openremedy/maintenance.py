@@ -2,6 +2,8 @@
 
 import threading
 import time
+import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,7 @@ from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy import claims, lifecycle, store
-from openremedy.lifecycle import Track
+from openremedy.lifecycle import Episode, Track
 from openremedy.models import (
     CauseLease,
     Delivery,
@@ -50,7 +52,7 @@ def run(services: Services, engine: Engine, stopped: threading.Event, seconds: f
 def sweep(services: Services, engine: Engine) -> dict[str, int]:
     """One round: lost claims, stale incidents, provisional verdicts; then wake a worker if anything waits."""
     requeued, given_up = claims.requeue_lost(engine)
-    stale = close_stale(engine)
+    stale = close_stale(engine) + close_expired(engine)
     redone = 0
     if services.settings.model_enabled and not claims.away_until(engine):
         redone = claims.redo_provisional(engine)
@@ -73,25 +75,45 @@ def close_stale(engine: Engine) -> int:
     return closed
 
 
+def close_expired(engine: Engine) -> int:
+    """Close open incidents whose sender had to repeat them by now and has not (Prometheus without an Alertmanager)."""
+    moment = now()
+    overdue = (
+        select(Incident.tenant_id, Incident.id)
+        .where(Incident.expires_at < moment, Incident.status != IncidentStatus.RESOLVED)
+        .limit(STALE_BATCH)
+    )
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        found = connection.execute(overdue).all()
+    return sum(
+        _close(engine, tenant_id, incident_id, moment, lambda one: bool(one.expires_at and one.expires_at < moment))
+        for tenant_id, incident_id in found
+    )
+
+
 def _close_stale_of(engine: Engine, source_id: int, tenant_id: int, limit: datetime, moment: datetime) -> int:
     silent = (
         select(Incident.id)
         .where(Incident.source_id == source_id, Incident.status != IncidentStatus.RESOLVED, Incident.last_seen < limit)
         .limit(STALE_BATCH)
     )
-    closed = 0
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
         ids = list(connection.scalars(silent))
-    for incident_id in ids:
-        with engine.begin() as connection:
-            episode = store.load_locked(connection, tenant_id, incident_id)
-            # It may have been seen again since it was listed.
-            if episode is None or episode.last_seen >= limit:
-                continue
-            track = Track(latest=episode)
-            closed += lifecycle.close(track, episode, moment, ended_by="stale", actor="scheduler")
-            store.write_track(connection, tenant_id, moment, track)
-    return closed
+    return sum(_close(engine, tenant_id, one, moment, lambda episode: episode.last_seen < limit) for one in ids)
+
+
+def _close(
+    engine: Engine, tenant_id: int, incident_id: uuid.UUID, moment: datetime, holds: Callable[[Episode], bool]
+) -> bool:
+    """Close one incident as stale, unless it has been seen again since it was listed."""
+    with engine.begin() as connection:
+        episode = store.load_locked(connection, tenant_id, incident_id)
+        if episode is None or not holds(episode):
+            return False
+        track = Track(latest=episode)
+        closed = lifecycle.close(track, episode, moment, ended_by="stale", actor="scheduler")
+        store.write_track(connection, tenant_id, moment, track)
+        return closed
 
 
 def prune(engine: Engine, days: int) -> dict[str, int]:

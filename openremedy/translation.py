@@ -38,11 +38,13 @@ class Translated:
 class Ignored:
     """Understood, and by design nothing to be seen: a test, a ping, an event we do not follow.
 
-    `beat`: the alert that always fires and proves that its source is alive (True), or its end (False).
+    `beat`: the alert that always fires and proves that its source is alive (True), or its end (False); a beat whose
+    `expires_at` has passed when it comes is its end.
     """
 
     reason: str
     beat: bool | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -301,9 +301,9 @@ read_secret_file() { # FILE
 }
 
 find_hostname() { # Into HOST
-    local name
-    for name in given full short bash; do
-        case $name in
+    local source name=''
+    for source in given full short bash; do
+        case $source in
             given) name=${OREMEDY_HOSTNAME:-} ;;
             full) name=$(bounded 5 hostname -f 2>/dev/null) ;;
             short) name=$(uname -n 2>/dev/null) ;;
@@ -311,10 +311,9 @@ find_hostname() { # Into HOST
         esac
         cleaned "$name"
         HOST=$CLEANED
-        if [[ $name == "${OREMEDY_HOSTNAME:-}" && $HOST == *[!\ ]* ]]; then break; fi
-        if [[ $name && $HOST != localhost* ]]; then return; fi
+        if [[ $HOST == *[!\ ]* && ($source == given || $HOST != localhost*) ]]; then break; fi
     done
-    HOST=${HOST:-localhost}
+    if [[ $HOST != *[!\ ]* ]]; then HOST=localhost; fi
     if [[ $HOST != "$name" ]]; then log WARN "the service would refuse this host name; it is sent as $HOST"; fi
 }
 
@@ -397,7 +396,7 @@ take_lock() {
     take_lock_folder
 }
 
-take_lock_folder() { # Without flock: making a folder succeeds for one only. A run is bounded: an old lock is a dead one's.
+take_lock_folder() { # Without flock: making a folder succeeds for one only. A run is bounded, so an old lock is stale.
     local pid='' since now
     LOCK_FOLDER=$STATE_DIR/lock.d
     if ! mkdir -- "$LOCK_FOLDER" 2>/dev/null && [[ -d $LOCK_FOLDER ]]; then
@@ -417,7 +416,7 @@ already_running() {
     exit 3
 }
 
-wait_a_little() { # A fleet behind one address has the same cron line everywhere; this keeps it under the service's limit.
+wait_a_little() { # A fleet behind one address has one cron line everywhere; this keeps it under the service's limit.
     local seconds
     if (( NO_WAIT || DRY_RUN || JITTER == 0 )); then return; fi
     seconds=$(( RANDOM % (JITTER + 1) ))
@@ -661,9 +660,10 @@ check_disk() { # MOUNT FSTYPE AVAILABLE-KIB PERCENT INODES-PERCENT
 # On a full / only the files tell which recipe fits. A walk over a whole disk may take hours, so it ends after seconds,
 # runs at the lowest priority, and what was found by then is sent. Only what is large, and nobody's private files.
 add_largest_files() { # MOUNT
-    local entry kib list='' count=0
+    local entry kib list='' count=0 slow=(nice -n 19)
     if (( LARGEST_SECONDS == 0 || SECONDS - BEGUN > 30 )) || ! have find; then return; fi
     case $1/ in /home/* | /root/*) return ;; esac
+    if have stdbuf; then slow+=(stdbuf -o0); fi # else what find has not written yet is lost when its time is up
     while IFS= read -r -d '' entry; do
         kib=${entry%% *}
         if (( kib >= 10485760 )); then kib=$(( kib / 1048576 ))G
@@ -674,7 +674,7 @@ add_largest_files() { # MOUNT
         list+="${list:+, }$JSON"
         count=$(( count + 1 ))
         if (( count == 10 )); then break; fi
-    done < <(bounded "$LARGEST_SECONDS" nice -n 19 find "$1" -xdev \( -path /home -o -path /root \) -prune -o \
+    done < <(bounded "$LARGEST_SECONDS" "${slow[@]}" find "$1" -xdev \( -path /home -o -path /root \) -prune -o \
         -type f -size +102400k -printf '%k %p\0' 2>/dev/null | sort -z -rn 2>/dev/null)
     if [[ $list ]]; then add largest_files "[$list]"; fi
 }
@@ -839,7 +839,7 @@ runs_without_systemd() { # NAME
     return 1
 }
 
-add_service_error() { # NAME: why, as systemd has it. Not from the journal: its lines may hold what must not leave the host.
+add_service_error() { # NAME: why, as systemd has it. Not from the journal: its lines may hold what must stay here.
     local name value active='' sub='' result='' loaded='' how=0 code=''
     local asked=LoadState,ActiveState,SubState,Result,ExecMainCode,ExecMainStatus
     if (( ! SYSTEMD )); then return; fi

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from openremedy.adapter import Adapter, Format
+from openremedy.adapter import Adapter, Format, translate_entry
 from openremedy.alerts import parse_json
 from openremedy.registry import discover
 from openremedy.translation import Ignored, Rejected, Translated, Translation, fit
@@ -56,11 +56,7 @@ class Case:
         """What the adapter makes of the body, as JSON."""
         value = parse_json(self.body)
         payload = self.shape.payload.load({"alerts": value} if self.shape.array else value)
-        schema = self.shape.alert
-        found = [
-            self.shape.translate(schema.load(entry) if schema else entry, payload)
-            for entry in self.shape.unwrap(payload, self.options)
-        ]
+        found = [translate_entry(self.shape, entry, payload) for entry in self.shape.unwrap(payload, self.options)]
         remark = self.shape.remark(payload)
         return {"alerts": [as_json(one) for one in found]} | ({"remark": remark} if remark else {})
 

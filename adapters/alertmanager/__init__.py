@@ -1,0 +1,196 @@
+"""Alertmanager 0.25 and newer (webhook_config), and Prometheus posting to us as if we were an Alertmanager.
+
+https://prometheus.io/docs/alerting/latest/configuration/#webhook_config
+https://prometheus.io/docs/alerting/latest/alerts_api/
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from openremedy.adapter import (
+    UNKNOWN_HOST,
+    Adapter,
+    Alert,
+    AlertStatus,
+    Format,
+    Ignored,
+    IncidentType,
+    Items,
+    Payload,
+    Severity,
+    Text,
+    Texts,
+    Translated,
+    Translation,
+    fingerprint,
+    first_host,
+    incident_type_of,
+    severity_of,
+    time_of,
+)
+
+# Alerts that always fire, to prove that the way from Prometheus to the receiver works.
+HEARTBEATS = ("watchdog", "deadmansswitch", "deadmanswitch")
+HOST_LABELS = ("instance", "node", "host", "hostname", "nodename", "pod")
+SEVERITY_LABELS = ("severity", "priority", "level")
+# Evidence that tells one thing of a host from another, and the labels that exporters put it into.
+THINGS = {
+    "mount": ("mountpoint", "mount"),
+    "service_name": ("service_name", "unit", "name", "service"),
+    "port": ("port",),
+}
+# Only where the alert is about such a thing: `service` alone is on nearly every alert of a Kubernetes cluster.
+THINGS_OF = {
+    IncidentType.DISK_FULL: ("mount",),
+    IncidentType.SERVICE_DOWN: ("service_name",),
+    IncidentType.PORT_UNAVAILABLE: ("port", "service_name"),
+}
+SAID_ELSEWHERE = ("summary", "description", "runbook_url")
+_PORT = re.compile(r":(\d{1,5})(?:/|$)", re.ASCII)
+
+
+class Notification(Payload):
+    """The envelope of a webhook; new versions add keys, so that what is not read here is left alone."""
+
+    alerts = Items()
+    truncatedAlerts = Text()  # noqa: N815 - Alertmanager's spelling
+
+
+class Entry(Payload):
+    """One alert of a webhook, and of Prometheus, which sends no status and no fingerprint."""
+
+    status = Text()
+    labels = Texts()
+    annotations = Texts()
+    startsAt = Text()  # noqa: N815
+    endsAt = Text()  # noqa: N815
+    generatorURL = Text()  # noqa: N815
+    fingerprint = Text()
+
+
+def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
+    """One alert of a webhook: its own status decides, never that of the group."""
+    resolved = entry["status"].strip().lower() == "resolved"
+    if _is_heartbeat(entry):
+        return Ignored("Heartbeat of this source, not an incident.", beat=not resolved)
+    status = AlertStatus.RESOLVED if resolved else AlertStatus.FIRING
+    moment = time_of(entry["endsAt"] if resolved else entry["startsAt"])
+    return Translated(_alert(entry, status, moment, _truncated(payload)))
+
+
+def translate_prometheus(entry: dict[str, Any], _payload: dict[str, Any]) -> Translation:
+    """One alert straight from Prometheus: it fires until `endsAt`, which each repetition moves on."""
+    ends = time_of(entry["endsAt"])
+    if _is_heartbeat(entry):
+        return Ignored("Heartbeat of this source, not an incident.", beat=True, expires_at=ends)
+    return Translated(_alert(entry, AlertStatus.FIRING, time_of(entry["startsAt"]), 0), expires_at=ends)
+
+
+def _is_heartbeat(entry: Mapping[str, Any]) -> bool:
+    return entry["labels"].get("alertname", "").strip().lower() in HEARTBEATS
+
+
+def _alert(entry: Mapping[str, Any], status: AlertStatus, moment: datetime | None, truncated: int) -> Alert:
+    labels = entry["labels"]
+    expression = _expression(entry["generatorURL"])
+    incident_type = _incident_type(labels, entry["annotations"], expression)
+    return Alert(
+        hostname=_hostname(labels, entry["annotations"]),
+        incident_type=incident_type,
+        severity=_severity(labels),
+        evidence=_evidence(entry, expression, incident_type, truncated),
+        status=status,
+        dedup_key=entry["fingerprint"] or fingerprint(labels),
+        occurred_at=moment,
+    )
+
+
+def _expression(generator_url: str) -> str:
+    """The expression that fired, which Prometheus puts into the link to its own page."""
+    try:
+        return parse_qs(urlsplit(generator_url).query, max_num_fields=20).get("g0.expr", [""])[0]
+    except ValueError:
+        return ""
+
+
+def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], expression: str) -> IncidentType:
+    said = (labels.get("incident_type") or annotations.get("incident_type", "")).strip().lower()
+    if said in list(IncidentType):
+        return IncidentType(said)
+    return incident_type_of(labels.get("alertname", ""), expression)
+
+
+def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+    named = annotations.get("hostname", ""), *(labels.get(name, "") for name in HOST_LABELS)
+    return first_host(named) or UNKNOWN_HOST
+
+
+def _severity(labels: Mapping[str, str]) -> Severity:
+    known = (severity_of(labels[name]) for name in SEVERITY_LABELS if name in labels)
+    return next((severity for severity in known if severity), Severity.MEDIUM)
+
+
+def _evidence(entry: Mapping[str, Any], expression: str, incident_type: IncidentType, truncated: int) -> dict[str, Any]:
+    """What an engineer looks at, without what differs between two notifications of the same state."""
+    labels, annotations = entry["labels"], entry["annotations"]
+    return {
+        name: value
+        for name, value in (
+            ("alertname", labels.get("alertname")),
+            *((name, annotations.get(name)) for name in SAID_ELSEWHERE),
+            ("expression", expression),
+            *_things(labels, incident_type),
+            ("labels", labels),
+            ("annotations", {name: text for name, text in annotations.items() if name not in SAID_ELSEWHERE}),
+            ("generator_url", entry["generatorURL"]),
+            ("truncated_alerts", truncated),
+        )
+        if value
+    }
+
+
+def _things(labels: Mapping[str, str], incident_type: IncidentType) -> Iterator[tuple[str, str | int]]:
+    for thing in THINGS_OF.get(incident_type, ()):
+        found = next((labels[name] for name in THINGS[thing] if labels.get(name)), "")
+        if thing == "port":
+            found = found or next(iter(_PORT.findall(labels.get("instance", ""))), "")
+            yield thing, int(found) if found.isascii() and found.isdigit() and len(found) <= 5 else found
+        else:
+            yield thing, found
+
+
+def _truncated(payload: Mapping[str, Any]) -> int:
+    text = payload["truncatedAlerts"]
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
+
+def remark(payload: dict[str, Any]) -> str | None:
+    """Say what `max_alerts` has cut: those alerts are never sent."""
+    cut = _truncated(payload)
+    return f"{cut} more alerts were left out by the sender (max_alerts)." if cut else None
+
+
+adapter = Adapter(
+    name="alertmanager",
+    title="Prometheus Alertmanager",
+    formats=(
+        Format(
+            payload=Notification(),
+            alert=Entry(),
+            translate=translate,
+            remark=remark,
+            advice="This is not Alertmanager's own notification: there is no list `alerts` in it. "
+            "Remove `payload:` from the webhook_config; no template is needed.",
+        ),
+        Format(
+            payload=Notification(),
+            alert=Entry(),
+            translate=translate_prometheus,
+            path="/api/v2/alerts",
+            array=True,
+        ),
+    ),
+)

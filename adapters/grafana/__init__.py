@@ -1,0 +1,401 @@
+"""Grafana 8 and newer (unified alerting), and minimally the legacy alerting of before.
+
+Grafana 10 and newer: https://grafana.com/docs/grafana/v13.0/alerting/configure-notifications/manage-contact-points/integrations/webhook-notifier/
+Grafana 8 and 9, without `values`: https://grafana.com/docs/grafana/v9.3/alerting/manage-notifications/webhook-notifier/
+Legacy alerting: https://grafana.com/docs/grafana/v7.5/alerting/notifications/#webhook
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from marshmallow import ValidationError, fields, validates_schema
+
+from openremedy.adapter import (
+    UNKNOWN_HOST,
+    Adapter,
+    Alert,
+    AlertStatus,
+    Format,
+    Ignored,
+    IncidentType,
+    Mapped,
+    Payload,
+    Severity,
+    Text,
+    Texts,
+    Translated,
+    Translation,
+    Unsupported,
+    fingerprint,
+    first_host,
+    incident_type_of,
+    severity_of,
+    text_of,
+    time_of,
+)
+
+STATUSES = {"firing": AlertStatus.FIRING, "resolved": AlertStatus.RESOLVED}
+LEGACY_STATES = {"alerting": AlertStatus.FIRING, "no_data": AlertStatus.FIRING, "ok": AlertStatus.RESOLVED}
+LEGACY_SILENT = ("paused", "pending")
+HEARTBEATS = ("watchdog", "deadmansswitch", "deadmanswitch")  # they always fire, to prove that the way here works
+# Grafana's own alerts about a rule that measured nothing; the rule's name is then in the label `rulename`.
+# https://grafana.com/docs/grafana/v13.0/alerting/fundamentals/alert-rule-evaluation/nodata-and-error-states/
+NOTHING_MEASURED = {"DatasourceNoData": "NoData", "DatasourceError": "Error"}
+# Names of labels are looked up in lower case: SQL data sources make labels of columns, however these are written.
+HOST_NAMES = "hostname instance node nodename host host_name host.name server vm machine pod".split()
+SEVERITY_NAMES = ("severity", "priority", "level")
+# Evidence that tells one thing of a host from another, and the labels it is found in.
+THINGS = {
+    "mount": ("mountpoint", "mount", "mount_point", "volume", "path"),
+    "service_name": ("service_name", "unit", "name", "service"),
+    "port": ("port",),
+}
+# Only where the alert is about such a thing: `service` alone is on nearly every alert of a Kubernetes cluster.
+THINGS_OF = {
+    IncidentType.DISK_FULL: ("mount",),
+    IncidentType.SERVICE_DOWN: ("service_name",),
+    IncidentType.PORT_UNAVAILABLE: ("port", "service_name"),
+}
+SAID_ELSEWHERE = ("summary", "description", "runbook_url", "grafana_state_reason")
+EXPRESSIONS = ("expr", "expression", "query")
+NO_VALUE = ("", "<no value>", "[no value]")  # what a template makes of a label that is not there
+MAX_LOOKED_AT = 16 * 1024  # characters of a valueString
+ADVICE = (
+    "This is not Grafana's own notification: there is no list `alerts` in it. Remove the custom payload "
+    "(`payload`, Payload Template) from the contact point; no template is needed."
+)
+
+
+# ---------------------------------------------------------------- shapes
+
+
+class Notification(Payload):
+    """The envelope of a webhook; below, the fields of legacy alerting, whose body is one alert."""
+
+    alerts = fields.Raw(load_default=None, allow_none=True)
+    org_id = Text(data_key="orgId")
+    truncated = Text(data_key="truncatedAlerts")
+
+    rule_id = Text(data_key="ruleId")
+    rule_name = Text(data_key="ruleName")
+    rule_url = Text(data_key="ruleUrl")
+    state = Text()
+    message = Text()
+    tags = Texts()
+    eval_matches = fields.Raw(data_key="evalMatches", load_default=None, allow_none=True)
+
+
+class Entry(Payload):
+    """One alert. What changes from one notification to the next is left out: silenceURL, imageURL, embeddedImage."""
+
+    status = Text()
+    labels = Texts()
+    annotations = Texts()
+    starts_at = Text(data_key="startsAt")
+    ends_at = Text(data_key="endsAt")
+    generator_url = Text(data_key="generatorURL")
+    dashboard_url = Text(data_key="dashboardURL")
+    panel_url = Text(data_key="panelURL")
+    fingerprint = Text()
+    rule_uid = Text(data_key="ruleUID")
+    org_id = Text(data_key="orgId")
+    values = Mapped()
+    value_string = Text(data_key="valueString")
+
+
+def unwrap(payload: dict[str, Any], _options: Mapping[str, Any]) -> Sequence[Any]:
+    """The alerts of a notification; a legacy one is its only alert."""
+    alerts = payload["alerts"]
+    if isinstance(alerts, list):
+        return alerts
+    if alerts is None and (payload["rule_id"] or payload["rule_name"]):
+        return [payload]
+    raise Unsupported(ADVICE)
+
+
+# ---------------------------------------------------------------- unified alerting
+
+
+def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
+    """One alert: its own status decides, never that of the group."""
+    if payload["alerts"] is None:
+        return _legacy(payload)
+    status = STATUSES.get(entry["status"].strip().lower(), AlertStatus.FIRING)
+    if _is_test(entry):
+        return Ignored("Test notification received: this source is connected. Real alerts will open incidents.")
+    if entry["labels"].get("alertname", "").strip().lower() in HEARTBEATS:
+        return Ignored("Heartbeat of this source, not an incident.", beat=status is AlertStatus.FIRING)
+    return Translated(_alert(entry, payload, status))
+
+
+def _is_test(entry: Mapping[str, Any]) -> bool:
+    """Whether the Test button made it. People may change single labels and annotations there, rarely all of them.
+
+    https://github.com/grafana/alerting/blob/main/notify/receivers.go (newTestAlert)
+    """
+    labels, annotations = entry["labels"], entry["annotations"]
+    marks = (
+        labels.get("instance") == "Grafana",
+        annotations.get("summary") == "Notification test",
+        entry["value_string"] == "[ metric='foo' labels={instance=bar} value=10 ]",
+    )
+    return labels.get("alertname") == "TestAlert" and any(marks)
+
+
+def _alert(entry: Mapping[str, Any], payload: Mapping[str, Any], status: AlertStatus) -> Alert:
+    labels, annotations = _lower(entry["labels"]), _lower(entry["annotations"])
+    measured = _lower(_measured(entry["value_string"][:MAX_LOOKED_AT]))
+    no_data = _no_data(entry["labels"], annotations)
+    incident_type = IncidentType.CUSTOM if no_data else _incident_type(labels, annotations, entry["value_string"])
+    org = entry["org_id"] or payload["org_id"]
+    evidence = {
+        **_said(entry, labels, annotations),
+        **_things(incident_type, labels, measured),
+        **_reasons(status, no_data, annotations.get("grafana_state_reason", "")),
+        **_links(entry),
+        "status": "" if entry["status"].strip().lower() in STATUSES else entry["status"],
+        "org_id": org,
+        "truncated_alerts": _truncated(payload),
+    }
+    # Without fingerprint and labels the texts are all that tells two alerts apart.
+    key = entry["fingerprint"] or fingerprint(entry["labels"] or entry["annotations"])
+    return Alert(
+        hostname=_hostname(labels, annotations, measured),
+        incident_type=incident_type,
+        severity=_severity(labels, annotations),
+        evidence={name: value for name, value in evidence.items() if value},
+        status=status,
+        dedup_key=f"{org}:{key}" if org else key,
+        occurred_at=time_of(entry["ends_at"] if status is AlertStatus.RESOLVED else entry["starts_at"]),
+    )
+
+
+def _said(entry: Mapping[str, Any], labels: Mapping[str, str], annotations: Mapping[str, str]) -> dict[str, Any]:
+    rest = {name: text for name, text in entry["annotations"].items() if name.lower() not in SAID_ELSEWHERE}
+    return {
+        **{name: labels.get(name) for name in ("alertname", "rulename")},
+        **{name: annotations.get(name) for name in ("summary", "description", "runbook_url")},
+        "labels": entry["labels"],
+        "annotations": rest,
+        "values": entry["values"],
+        "value_string": entry["value_string"],
+    }
+
+
+def _reasons(status: AlertStatus, no_data: str, reason: str) -> dict[str, Any]:
+    """Why it is in this state, where that is not what was measured: Grafana also ends what it cannot see any more."""
+    resolved = status is AlertStatus.RESOLVED and reason
+    return {
+        "no_data": bool(no_data),
+        "datasource_error": no_data == "Error",
+        "state_reason": reason,
+        "resolution": f"Grafana gives the reason {reason}; nothing was measured that is well again."
+        if resolved
+        else "",
+    }
+
+
+def _links(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "generator_url": entry["generator_url"],
+        "dashboard_url": _without_end(entry["dashboard_url"]),
+        "panel_url": _without_end(entry["panel_url"]),
+        "grafana_folder": entry["labels"].get("grafana_folder", ""),
+        "rule_uid": entry["rule_uid"],
+    }
+
+
+def _without_end(url: str) -> str:
+    """The link without the end of its time range: of a firing alert that is the moment of each notification."""
+    return re.sub(r"(?<=[?&])to=\d+(?:&|$)", "", url, flags=re.ASCII).rstrip("?&")
+
+
+def _truncated(payload: Mapping[str, Any]) -> int:
+    text = payload["truncated"]
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
+
+def remark(payload: dict[str, Any]) -> str | None:
+    """Say what Max Alerts has cut: those alerts are never sent."""
+    cut = _truncated(payload)
+    return f"{cut} more alerts were left out by the sender (max alerts)." if cut else None
+
+
+# ---------------------------------------------------------------- legacy alerting
+
+
+def _legacy(payload: Mapping[str, Any]) -> Translation:
+    """The alert of a rule: one for all of its series, without a time of its own."""
+    state = payload["state"].strip().lower()
+    if state in LEGACY_SILENT:
+        return Ignored(f"The rule is {state}: nothing begins and nothing ends with that.")
+    labels, matches, measured = _lower(payload["tags"]), payload["eval_matches"], _matched(payload["eval_matches"])
+    # An alert without a single match is one that the rule's setting for no data or errors has made.
+    no_data = state == "no_data" or (state == "alerting" and matches == [])
+    named = {"alertname": payload["rule_name"]} | labels
+    incident_type = IncidentType.CUSTOM if no_data else _incident_type(named, {}, "")
+    evidence = {
+        "alertname": payload["rule_name"],
+        "description": payload["message"],
+        **_things(incident_type, labels, measured),
+        "no_data": no_data,
+        "eval_matches": matches if isinstance(matches, list) else None,
+        "labels": payload["tags"],
+        "generator_url": payload["rule_url"],
+        "status": "" if state in LEGACY_STATES else payload["state"],
+        "org_id": payload["org_id"],
+    }
+    alert = Alert(
+        hostname=_hostname(labels, {}, measured),
+        incident_type=incident_type,
+        severity=_severity(labels, {}),
+        evidence={name: value for name, value in evidence.items() if value},
+        status=LEGACY_STATES.get(state, AlertStatus.FIRING),
+        dedup_key=f"legacy:{payload['org_id']}:{payload['rule_id'] or payload['rule_name']}",
+    )
+    return Translated(alert)
+
+
+def _matched(matches: Any) -> dict[str, str]:
+    """The tags of all series that matched, the first value of each."""
+    found: dict[str, str] = {}
+    for match in matches if isinstance(matches, list) else ():
+        tags = match.get("tags") if isinstance(match, dict) else None
+        for name, value in tags.items() if isinstance(tags, dict) else ():
+            found.setdefault(name.lower(), text_of(value))
+    return found
+
+
+# ---------------------------------------------------------------- readings of both
+
+
+def _lower(texts: Mapping[str, str]) -> dict[str, str]:
+    """By lower-case name; a name that is so already wins over one that is not."""
+    return {name.lower(): text for name, text in sorted(texts.items())}
+
+
+def _named(sources: Iterable[Mapping[str, str]], names: Iterable[str]) -> Iterator[str]:
+    texts = (said[name].strip() for said in sources for name in names if name in said)
+    return (text for text in texts if text not in NO_VALUE)
+
+
+def _measured(value_string: str) -> dict[str, str]:
+    """The labels of what was measured, the first value of each.
+
+    `[ var='A' labels={instance=web-01:9100, job=node} value=1 ], [ ... ]`: nothing in it is quoted or escaped, so a
+    value goes on to what looks like the next name or like the end of the labels.
+    """
+    found: dict[str, str] = {}
+    for group in value_string.split("labels={")[1:]:
+        for pair in re.split(r", (?=[^=,{}]+=)", group.partition("} value=")[0]):
+            name, sign, value = pair.partition("=")
+            if sign:
+                found.setdefault(name.strip(), value)
+    return found
+
+
+def _no_data(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+    """`NoData` or `Error` where nothing was measured; empty where something was, be it some time ago (KeepLast)."""
+    reasons = [reason.strip() for reason in annotations.get("grafana_state_reason", "").split(",")]
+    said = [reason for reason in NOTHING_MEASURED.values() if reason in reasons and "KeepLast" not in reasons]
+    return NOTHING_MEASURED.get(labels.get("alertname", "")) or next(iter(said), "")
+
+
+def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], value_string: str) -> IncidentType:
+    for said in _named((labels, annotations), ("incident_type",)):
+        if said.lower() in list(IncidentType):
+            return IncidentType(said.lower())
+    expression = " ".join((*_named((annotations,), EXPRESSIONS), value_string))
+    return incident_type_of(labels.get("alertname", ""), expression)
+
+
+def _severity(labels: Mapping[str, str], annotations: Mapping[str, str]) -> Severity:
+    for said in (labels, annotations):
+        for name in SEVERITY_NAMES:
+            word = said.get(name, "")
+            # A number by itself is a rank: `priority: 1` is P1.
+            if found := severity_of(word) or severity_of(f"{name}:{word}"):
+                return found
+    return Severity.MEDIUM
+
+
+def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str], measured: Mapping[str, str]) -> str:
+    said = (*_named((annotations,), ("hostname",)), *_named((labels, measured), HOST_NAMES))
+    return first_host(said) or UNKNOWN_HOST
+
+
+def _things(incident_type: IncidentType, *sources: Mapping[str, str]) -> dict[str, str | int]:
+    found = {thing: next(_named(sources, THINGS[thing]), "") for thing in THINGS_OF.get(incident_type, ())}
+    return {thing: _number(text) if thing == "port" else text for thing, text in found.items()}
+
+
+def _number(text: str) -> str | int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else text
+
+
+# ---------------------------------------------------------------- Grafana's signature
+
+
+SIGNATURE = "X-Grafana-Alerting-Signature"
+TOLERANCE = 300  # seconds
+_HEADER_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*", re.ASCII)
+# They carry something else, and Grafana cannot set most of them.
+NOT_OURS = "authorization proxy-authorization cookie host content-type content-length x-openremedy-token".split()
+
+
+def _check_header(name: str) -> None:
+    if not _HEADER_NAME.fullmatch(name) or len(name) > 100:
+        raise ValidationError("Must be the name of a header: letters and digits, joined by hyphens.")
+    if name.lower() in NOT_OURS:
+        raise ValidationError(f"The header {name} carries something else; choose one of your own.")
+
+
+class Options(Payload):
+    """How the contact point signs (HMAC Signature: Header, Timestamp header)."""
+
+    signature_header = fields.String(load_default=SIGNATURE, validate=_check_header)
+    timestamp_header = fields.String(load_default=None, validate=_check_header)
+
+    @validates_schema
+    def check_both(self, values: dict[str, Any], **_kwargs: Any) -> None:
+        """Two values do not fit into one header."""
+        if values["signature_header"].lower() == (values["timestamp_header"] or "").lower():
+            raise ValidationError("Must not be the header of the signature.", "timestamp_header")
+
+
+def verify(secret: bytes, body: bytes, headers: Mapping[str, str], options: Mapping[str, Any], now: float) -> bool:
+    """Whether Grafana signed these bytes: the bare hex HMAC-SHA256 of the body, or of `<seconds>:<body>`.
+
+    The work is the same whatever the headers say. https://github.com/grafana/alerting/blob/main/http/hmac.go
+    """
+    given = headers.get(options.get("signature_header", SIGNATURE).lower(), "")
+    signature = bytes.fromhex(given) if re.fullmatch(r"[0-9a-fA-F]{64}", given, re.ASCII) else b""
+    fresh, signed = True, body
+    if timestamp_header := options.get("timestamp_header"):
+        seconds = headers.get(timestamp_header.lower(), "")
+        fresh = bool(re.fullmatch(r"\d{1,12}", seconds, re.ASCII)) and abs(now - int(seconds)) <= TOLERANCE
+        signed = seconds.encode("utf-8", "replace") + b":" + body
+    return hmac.compare_digest(hmac.digest(secret, signed, hashlib.sha256), signature) and fresh
+
+
+adapter = Adapter(
+    name="grafana",
+    title="Grafana",
+    formats=(
+        Format(
+            payload=Notification(),
+            alert=Entry(),
+            unwrap=unwrap,
+            translate=translate,
+            remark=remark,
+            advice=ADVICE,
+            methods=("POST", "PUT"),
+        ),
+    ),
+    verify=verify,
+    kept_headers=(SIGNATURE,),
+    options=Options(),
+)
