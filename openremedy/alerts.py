@@ -242,7 +242,7 @@ def parse_alert(body: bytes, statuses: Iterable[AlertStatus] = PUBLIC_STATUSES) 
     warnings = _unknown_fields(values)
     loaded = _load(values, statuses)
     if b"\\u" in body:  # only an escape can carry what UTF-8 cannot
-        loaded["evidence"], replaced = _storable(loaded["evidence"])
+        loaded["evidence"], replaced = storable(loaded["evidence"])
         if replaced:
             warnings.append("evidence: NUL characters and lone surrogates were replaced by U+FFFD")
     if len(body) * MAX_GROWTH > MAX_EVIDENCE_BYTES:
@@ -286,8 +286,8 @@ def _check_evidence_size(evidence: Mapping[str, Any]) -> None:
         raise Invalid("The evidence is too large.", code="evidence_too_large", fields={"evidence": [message]})
 
 
-def _storable(value: Any) -> tuple[Any, bool]:
-    """`value` without what PostgreSQL refuses, and whether anything was replaced.
+def storable(value: Any) -> tuple[Any, bool]:
+    """A JSON value without what PostgreSQL refuses, and whether anything was replaced.
 
     Keys that become equal keep both values: the later one gets another replacement character.
     """
@@ -295,17 +295,17 @@ def _storable(value: Any) -> tuple[Any, bool]:
         clean = _UNSTORABLE.sub(REPLACEMENT, value)
         return clean, clean != value
     if isinstance(value, list):
-        items = [_storable(item) for item in value]
+        items = [storable(item) for item in value]
         return [item for item, _ in items], any(changed for _, changed in items)
     if not isinstance(value, dict):
         return value, False
     result: dict[str, Any] = {}
     replaced = False
     for key, item in value.items():
-        clean_key, changed_key = _storable(key)
+        clean_key, changed_key = storable(key)
         while clean_key in result:
             clean_key += REPLACEMENT
-        result[clean_key], changed = _storable(item)
+        result[clean_key], changed = storable(item)
         replaced = replaced or changed or changed_key
     return result, replaced
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -98,11 +99,24 @@ class Limits:
         return timedelta(seconds=self.llm_timeout + LEASE_MARGIN)
 
 
-class Classifier:
-    """One per worker process; `model` is None when no model is configured."""
+async def _as_it_is(claim: Claim) -> Claim:
+    return claim
 
-    def __init__(self, engine: Engine, limits: Limits, model: Model | None) -> None:
+
+class Classifier:
+    """One per worker process; `model` is None when no model is configured. `enrich` may ask an incident's tool about it
+    before it is classified.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        model: Model | None,
+        enrich: Callable[[Claim], Awaitable[Claim]] = _as_it_is,
+    ) -> None:
         self._engine = engine
+        self._enrich = enrich
         self._limits = limits
         self._model = model
         self._catalogues: dict[int, Catalogue] = {}
@@ -142,7 +156,7 @@ class Classifier:
     async def _one(self, claim: Claim) -> None:
         """The outermost edge of one incident: what breaks here is recorded on it and must not stop the others."""
         try:
-            case = self._case(claim)
+            case = self._case(await self._enrich(claim))
             found = self._without_model(case)
             if found:
                 self._store(case, found)

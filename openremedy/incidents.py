@@ -123,7 +123,7 @@ def detail(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str
     current = next((verdict for verdict in verdicts if verdict.id == row["verdict_id"]), None)
     alerts = _alerts(session, incident_id)
     return as_json(row, current) | {
-        "evidence": row["evidence"],
+        "evidence": evidence_of(row),
         "alerts": alerts,
         "timeline": _timeline(session, incident_id, alerts),
         "verdicts": [verdict_json(verdict) for verdict in verdicts],
@@ -374,12 +374,18 @@ def _person_verdict(connection: Connection, incident: Any, recipe: str | None, a
     connection.execute(update(Incident).where(Incident.id == incident["id"]).values(values))
 
 
+def evidence_of(incident: Any) -> dict[str, Any]:
+    """What the newest alert said, with what a worker has read from the tool's own API beside it."""
+    told: dict[str, Any] = incident["evidence"]
+    return told | {"enrichment": incident["enrichment"]} if incident["enrichment"] else told
+
+
 def subject_of(incident: Any) -> Subject:
     """The incident as the classifier sees it."""
     return Subject(
         incident_type=str(incident["incident_type"]),
         hostname=incident["hostname"],
         severity=str(incident["severity"]),
-        evidence=incident["evidence"],
+        evidence=evidence_of(incident),
         adapter=incident["adapter"],
     )

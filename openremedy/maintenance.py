@@ -29,6 +29,8 @@ from openremedy.services import Services
 log = structlog.get_logger()
 
 PRUNE_SECONDS = 3600
+# After a start or an absence of the database: what could not be repeated to us meanwhile is repeated within a minute.
+CATCH_UP_SECONDS = 90
 BATCH = 500
 STALE_BATCH = 200
 
@@ -36,9 +38,10 @@ STALE_BATCH = 200
 def run(services: Services, engine: Engine, stopped: threading.Event, seconds: float) -> None:
     """Sweep every `seconds`, prune every hour, until stopped. An absent database is waited for."""
     pruned_at = float("-inf")
+    back_at = time.monotonic()
     while not stopped.is_set():
         try:
-            found = sweep(services, engine)
+            found = sweep(services, engine, expire=time.monotonic() - back_at > CATCH_UP_SECONDS)
             if any(found.values()):
                 log.info("sweep.done", **found)
             if time.monotonic() - pruned_at > PRUNE_SECONDS:
@@ -46,13 +49,14 @@ def run(services: Services, engine: Engine, stopped: threading.Event, seconds: f
                 pruned_at = time.monotonic()
         except SQLAlchemyError as error:
             log.error("scheduler.database_away", error=type(error).__name__)
+            back_at = time.monotonic()
         stopped.wait(seconds)
 
 
-def sweep(services: Services, engine: Engine) -> dict[str, int]:
+def sweep(services: Services, engine: Engine, expire: bool = True) -> dict[str, int]:
     """One round: lost claims, stale incidents, provisional verdicts; then wake a worker if anything waits."""
     requeued, given_up = claims.requeue_lost(engine)
-    stale = close_stale(engine) + close_expired(engine)
+    stale = close_stale(engine) + (close_expired(engine) if expire else 0)
     redone = 0
     if services.settings.model_enabled and not claims.away_until(engine):
         redone = claims.redo_provisional(engine)

@@ -17,8 +17,10 @@ from rq.timeouts import BaseDeathPenalty
 from config import Settings
 from openremedy import jobs
 from openremedy.classification import Classifier, Limits
+from openremedy.enrichment import Enricher
 from openremedy.extensions import db
 from openremedy.queue import job_queue, worker_client
+from openremedy.registry import adapters
 from openremedy.services import services
 
 log = structlog.get_logger()
@@ -88,8 +90,9 @@ def classifier(settings: Settings) -> Classifier:
         llm_daily_tokens=settings.llm_daily_tokens,
         model_name=f"{settings.model_host} {settings.model or ''}" if settings.model_enabled else "",
     )
+    enrich = Enricher(db.engine, services().vault, adapters())
     if not settings.model_enabled:
-        return Classifier(db.engine, limits, None)
+        return Classifier(db.engine, limits, None, enrich)
     # Imported here: it takes a second, and a worker without a model does not need it.
     from openremedy.classifier.client import ModelClient
 
@@ -100,7 +103,7 @@ def classifier(settings: Settings) -> Classifier:
         model=settings.model,
         timeout=settings.llm_timeout,
     )
-    return Classifier(db.engine, limits, client)
+    return Classifier(db.engine, limits, client, enrich)
 
 
 def wait_for(connection: Redis) -> None:
