@@ -161,9 +161,14 @@ class Adapter:
     options: Schema = field(default_factory=Payload)
     enrichment: Enrichment | None = None
 
+    @property
+    def blueprint_name(self) -> str:
+        """The name of its blueprint, which no other part of the application has."""
+        return f"native_{self.name}"
+
     def blueprint(self) -> Blueprint:
         """The endpoint of this adapter, one rule for each of its formats."""
-        blueprint = Blueprint(f"native_{self.name}", __name__)
+        blueprint = Blueprint(self.blueprint_name, __name__)
         blueprint.url_value_preprocessor(self._address)
         for number, shape in enumerate(self.formats):
             blueprint.add_url_rule(

@@ -21,6 +21,7 @@ from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import Filters, stamp
 from openremedy.models import AlertRecord, Delivery, IncidentStatus, Recipe, Role, Source, Triage, table
+from openremedy.registry import KEY as ADAPTERS
 from openremedy.registry import adapters
 from openremedy.services import services
 
@@ -29,7 +30,8 @@ HIDDEN_HEADERS = "signature"  # a header named like this: with the body it could
 
 def register(app: Flask) -> None:
     """Mount the API, its OpenAPI document and the page to read it."""
-    apidoc.register(app, blueprint)
+    titles = {adapter.blueprint_name: adapter.title for adapter in app.extensions[ADAPTERS].values()}
+    apidoc.register(app, blueprint, titles)
 
 
 class StrictParser(FlaskParser):

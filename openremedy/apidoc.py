@@ -29,6 +29,16 @@ REFUSALS = {
 }
 
 
+NATIVE_REFUSALS = REFUSALS | {
+    401: "Wrong token or signature, disabled source, unknown tenant: unauthorized",
+    422: "The body is not of this tool, `message` says what to do: unsupported_envelope",
+    429: "Too many failed authentications from this address; where the tool tries again after a 429, also too many "
+    "bodies of this source: rate_limited",
+    503: "The database is not available (unavailable) or too many bodies of this source (rate_limited), see "
+    "Retry-After; nothing was stored",
+}
+
+
 class ErrorDetail(Schema):
     """What was wrong: `code` for programs, `message` for people, `fields` where single fields are wrong."""
 
@@ -53,14 +63,29 @@ class Accepted(Schema):
     warnings = fields.List(fields.String())
 
 
+class NativeOutcome(Schema):
+    """What became of one alert; `reason` says why where it is not plain."""
+
+    outcome = fields.String(validate=validate.OneOf([str(outcome) for outcome in Outcome]))
+    incident_id = fields.String(allow_none=True)
+    reason = fields.String(allow_none=True)
+
+
+class NativeAccepted(Schema):
+    """The whole body is committed; its alerts in their order."""
+
+    delivery_id = fields.String()
+    alerts = fields.List(fields.Nested(NativeOutcome))
+
+
 class OpenRemedyApi(Api):  # type: ignore[misc]  # flask-smorest carries no types
     """flask-smorest with the error shape that we answer."""
 
     ERROR_SCHEMA = ErrorJson
 
 
-def register(app: Flask, blueprint: Blueprint) -> None:
-    """Mount the blueprint with its document and the page."""
+def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> None:
+    """Mount the blueprint with its document and the page. `native`: the titles of the tools by their blueprints."""
     app.config.update(
         API_TITLE="OpenRemedy",
         API_VERSION="v1",
@@ -82,8 +107,16 @@ def register(app: Flask, blueprint: Blueprint) -> None:
             "description": "sha256=<hex HMAC-SHA256(webhook secret, raw body)>",
         },
     )
-    rule = next(rule for rule in app.url_map.iter_rules() if rule.endpoint == "webhooks.post_alert")
-    api.spec.path(rule=rule, operations={"post": _door()})
+    components.security_scheme(
+        "source",
+        {"type": "http", "scheme": "bearer", "description": "flask source add; also as the password of HTTP Basic"},
+    )
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint == "webhooks.post_alert":
+            api.spec.path(rule=rule, operations={"post": _door()})
+        elif title := native.get(rule.endpoint.partition(".")[0]):
+            methods = sorted(rule.methods or ())
+            api.spec.path(rule=rule, operations={method.lower(): _native(title) for method in methods})
     components.schemas["Alert"]["properties"]["status"]["enum"] = list(PUBLIC_STATUSES)  # the others are for adapters
     app.add_url_rule(PAGE, "api_docs", lambda: _page(api.spec.to_dict()))
 
@@ -98,6 +131,19 @@ def _door() -> dict[str, Any]:
         "security": [{"signature": []}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": AlertSchema}}},
         "responses": {"202": _answer("Stored", Accepted), **refusals},
+    }
+
+
+def _native(title: str) -> dict[str, Any]:
+    """The endpoint of an adapter: the tool's own body, whatever its version sends."""
+    refusals = {str(status): _answer(words, ErrorJson) for status, words in NATIVE_REFUSALS.items()}
+    return {
+        "tags": ["webhooks"],
+        "summary": f"{title} posts its own format; 202 means that all of it is committed",
+        "description": "An alert that cannot be one is `rejected` beside its siblings; only a wrong envelope is 422.",
+        "security": [{"source": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}},
+        "responses": {"202": _answer("Stored", NativeAccepted), **refusals},
     }
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import doctor as doctor_checks
 from openremedy import maintenance, registry, sources, tenants
-from openremedy.errors import Problem
+from openremedy.errors import Invalid, Problem
 from openremedy.extensions import db
 from openremedy.incidents import stamp
 from openremedy.models import Role
@@ -114,14 +114,6 @@ def tenant_rotate_secret(slug: str, grace: float) -> tuple[dict[str, Any], str]:
 source = AppGroup("source", help="The monitoring tools that send to a tenant.")
 
 
-def _known_adapter(_context: click.Context, _argument: click.Parameter, value: str) -> str:
-    if value not in registry.adapters():
-        raise click.ClickException(
-            f"There is no adapter {value!r}; there are {', '.join(sorted(registry.adapters()))}."
-        )
-    return value
-
-
 def _url(one: Any, slug: str) -> str:
     return sources.url_of(services().settings.public_url, slug, one.adapter)
 
@@ -132,12 +124,14 @@ def _source_json(one: Any, slug: str) -> dict[str, Any]:
 
 @source.command("add")
 @click.argument("tenant_slug", metavar="TENANT")
-@click.argument("adapter", callback=_known_adapter)
+@click.argument("adapter")
 @click.option("--name", default="", help="The name people see; the adapter's when left out.")
 @click.option("--signing-secret", help="The secret with which the tool itself signs (- reads it from standard input).")
 @answering
 def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | None) -> tuple[dict[str, Any], str]:
     """Add a source and print its URL and its token, once."""
+    if adapter not in registry.adapters():
+        raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(sorted(registry.adapters()))}.")
     one, value = sources.add_source(db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret))
     answer = _source_json(one, tenant_slug) | {"token": value}
     return answer, f"Source {one.name} (id {one.id}) added.\nURL:   {answer['url']}\nToken: {value}"

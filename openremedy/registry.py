@@ -45,7 +45,7 @@ def _candidates(package: str) -> Iterator[tuple[str, str, EntryPoint]]:
 def _load(place: str, point: EntryPoint) -> object:
     try:
         return point.load()
-    except Exception as error:  # whatever it is that somebody's module raises, it must be said whose it is
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises, it must be said whose it is
         raise AdapterError(f"adapter {place} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

@@ -216,7 +216,21 @@ def test_a_source_shows_its_token_once(shell: Shell, app: Flask) -> None:
 
     listed = shell.json("source", "list", "acme")
     (one,) = listed["items"]
-    assert set(one) == {"id", "adapter", "url", "name", "disabled", "last_seen", "created_at"}
+    assert set(one) == {
+        *(
+            "id",
+            "adapter",
+            "url",
+            "name",
+            "disabled",
+            "last_seen",
+            "created_at",
+            "stale_after",
+            "rate_limit",
+            "options",
+        ),
+        *("outcomes", "heartbeat_at", "silent", "last_refusal", "tokens", "signing_secrets", "api_token"),
+    }
     assert (one["name"], one["disabled"], one["last_seen"]) == ("cluster-1", False, None)
     assert answer["token"] not in json.dumps(listed)
 
@@ -247,7 +261,7 @@ def test_sources_of_one_adapter_are_numbered_and_a_name_is_taken_once(shell: She
 @ON_ONE
 def test_an_unknown_adapter_names_those_there_are(shell: Shell) -> None:
     shell.json("tenant", "create", "acme")
-    assert "alertmanager, grafana, datadog, pagerduty" in shell.refused("source", "add", "acme", "nagios")
+    assert "alertmanager, datadog, grafana, pagerduty" in shell.refused("source", "add", "acme", "nagios")
     assert "at most 100 characters" in shell.refused("source", "add", "acme", "grafana", "--name", "x" * 101)
 
 

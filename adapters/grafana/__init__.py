@@ -37,8 +37,10 @@ from openremedy.adapter import (
     time_of,
 )
 
+Names = Mapping[str, str]  # labels or annotations
+
 STATUSES = {"firing": AlertStatus.FIRING, "resolved": AlertStatus.RESOLVED}
-LEGACY_STATES = {"alerting": AlertStatus.FIRING, "no_data": AlertStatus.FIRING, "ok": AlertStatus.RESOLVED}
+LEGACY_STATES = {"alerting": "firing", "no_data": "firing", "ok": "resolved"}
 LEGACY_SILENT = ("paused", "pending")
 HEARTBEATS = ("watchdog", "deadmansswitch", "deadmanswitch")  # they always fire, to prove that the way here works
 # Grafana's own alerts about a rule that measured nothing; the rule's name is then in the label `rulename`.
@@ -62,7 +64,6 @@ THINGS_OF = {
 SAID_ELSEWHERE = ("summary", "description", "runbook_url", "grafana_state_reason")
 EXPRESSIONS = ("expr", "expression", "query")
 NO_VALUE = ("", "<no value>", "[no value]")  # what a template makes of a label that is not there
-MAX_LOOKED_AT = 16 * 1024  # characters of a valueString
 ADVICE = (
     "This is not Grafana's own notification: there is no list `alerts` in it. Remove the custom payload "
     "(`payload`, Payload Template) from the contact point; no template is needed."
@@ -106,6 +107,9 @@ class Entry(Payload):
     value_string = Text(data_key="valueString")
 
 
+ENTRY = Entry()
+
+
 def unwrap(payload: dict[str, Any], _options: Mapping[str, Any]) -> Sequence[Any]:
     """The alerts of a notification; a legacy one is its only alert."""
     alerts = payload["alerts"]
@@ -116,7 +120,7 @@ def unwrap(payload: dict[str, Any], _options: Mapping[str, Any]) -> Sequence[Any
     raise Unsupported(ADVICE)
 
 
-# ---------------------------------------------------------------- unified alerting
+# ---------------------------------------------------------------- alerts
 
 
 def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
@@ -128,7 +132,31 @@ def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
         return Ignored("Test notification received: this source is connected. Real alerts will open incidents.")
     if entry["labels"].get("alertname", "").strip().lower() in HEARTBEATS:
         return Ignored("Heartbeat of this source, not an incident.", beat=status is AlertStatus.FIRING)
-    return Translated(_alert(entry, payload, status))
+    org = entry["org_id"] or payload["org_id"]
+    # Without fingerprint and labels the texts are all that tells two alerts apart.
+    key = entry["fingerprint"] or fingerprint(entry["labels"] or entry["annotations"])
+    more = {"org_id": org, "truncated_alerts": _truncated(payload)}
+    measured = _measured(entry["value_string"])
+    return Translated(_alert(entry, status, f"{org}:{key}" if org else key, measured, more))
+
+
+def _legacy(payload: Mapping[str, Any]) -> Translation:
+    """The alert of a legacy rule: one for all of its series, without a time of its own."""
+    state, matches = payload["state"].strip().lower(), payload["eval_matches"]
+    if state in LEGACY_SILENT:
+        return Ignored(f"The rule is {state}: nothing begins and nothing ends with that.")
+    # A firing without a match is what the rule's setting for no data or for errors has made.
+    no_data = state == "no_data" or (state == "alerting" and matches == [])
+    entry = ENTRY.load({}) | {
+        "status": LEGACY_STATES.get(state, payload["state"]),
+        "labels": {"alertname": payload["rule_name"]} | payload["tags"],
+        "annotations": {"description": payload["message"]} | ({"grafana_state_reason": "NoData"} if no_data else {}),
+        "generator_url": payload["rule_url"],
+    }
+    status = STATUSES.get(entry["status"], AlertStatus.FIRING)
+    key = f"legacy:{payload['org_id']}:{payload['rule_id'] or payload['rule_name']}"
+    more = {"org_id": payload["org_id"], "eval_matches": matches if isinstance(matches, list) else None}
+    return Translated(_alert(entry, status, key, _matched(matches), more))
 
 
 def _is_test(entry: Mapping[str, Any]) -> bool:
@@ -145,72 +173,60 @@ def _is_test(entry: Mapping[str, Any]) -> bool:
     return labels.get("alertname") == "TestAlert" and any(marks)
 
 
-def _alert(entry: Mapping[str, Any], payload: Mapping[str, Any], status: AlertStatus) -> Alert:
-    labels, annotations = _lower(entry["labels"]), _lower(entry["annotations"])
-    measured = _lower(_measured(entry["value_string"][:MAX_LOOKED_AT]))
-    no_data = _no_data(entry["labels"], annotations)
+def _alert(entry: Mapping[str, Any], status: AlertStatus, key: str, measured: Names, more: dict[str, Any]) -> Alert:
+    labels, annotations, measured = (_lower(texts) for texts in (entry["labels"], entry["annotations"], measured))
+    no_data = _no_data(labels, annotations)
     incident_type = IncidentType.CUSTOM if no_data else _incident_type(labels, annotations, entry["value_string"])
-    org = entry["org_id"] or payload["org_id"]
     evidence = {
         **_said(entry, labels, annotations),
         **_things(incident_type, labels, measured),
         **_reasons(status, no_data, annotations.get("grafana_state_reason", "")),
-        **_links(entry),
-        "status": "" if entry["status"].strip().lower() in STATUSES else entry["status"],
-        "org_id": org,
-        "truncated_alerts": _truncated(payload),
+        **more,
     }
-    # Without fingerprint and labels the texts are all that tells two alerts apart.
-    key = entry["fingerprint"] or fingerprint(entry["labels"] or entry["annotations"])
     return Alert(
         hostname=_hostname(labels, annotations, measured),
         incident_type=incident_type,
         severity=_severity(labels, annotations),
         evidence={name: value for name, value in evidence.items() if value},
         status=status,
-        dedup_key=f"{org}:{key}" if org else key,
+        dedup_key=key,
         occurred_at=time_of(entry["ends_at"] if status is AlertStatus.RESOLVED else entry["starts_at"]),
     )
 
 
-def _said(entry: Mapping[str, Any], labels: Mapping[str, str], annotations: Mapping[str, str]) -> dict[str, Any]:
-    rest = {name: text for name, text in entry["annotations"].items() if name.lower() not in SAID_ELSEWHERE}
+def _said(entry: Mapping[str, Any], labels: Names, annotations: Names) -> dict[str, Any]:
+    """What an engineer looks at, without what differs between two notifications of the same state."""
     return {
-        **{name: labels.get(name) for name in ("alertname", "rulename")},
+        **{name: labels.get(name) for name in ("alertname", "rulename", "grafana_folder")},
         **{name: annotations.get(name) for name in ("summary", "description", "runbook_url")},
         "labels": entry["labels"],
-        "annotations": rest,
+        "annotations": {
+            name: text for name, text in entry["annotations"].items() if name.lower() not in SAID_ELSEWHERE
+        },
         "values": entry["values"],
         "value_string": entry["value_string"],
-    }
-
-
-def _reasons(status: AlertStatus, no_data: str, reason: str) -> dict[str, Any]:
-    """Why it is in this state, where that is not what was measured: Grafana also ends what it cannot see any more."""
-    resolved = status is AlertStatus.RESOLVED and reason
-    return {
-        "no_data": bool(no_data),
-        "datasource_error": no_data == "Error",
-        "state_reason": reason,
-        "resolution": f"Grafana gives the reason {reason}; nothing was measured that is well again."
-        if resolved
-        else "",
-    }
-
-
-def _links(entry: Mapping[str, Any]) -> dict[str, str]:
-    return {
         "generator_url": entry["generator_url"],
         "dashboard_url": _without_end(entry["dashboard_url"]),
         "panel_url": _without_end(entry["panel_url"]),
-        "grafana_folder": entry["labels"].get("grafana_folder", ""),
         "rule_uid": entry["rule_uid"],
+        "status": "" if entry["status"].strip().lower() in STATUSES else entry["status"],
     }
 
 
 def _without_end(url: str) -> str:
-    """The link without the end of its time range: of a firing alert that is the moment of each notification."""
+    """The link without the end of its time range, which in a firing alert is the moment of each notification."""
     return re.sub(r"(?<=[?&])to=\d+(?:&|$)", "", url, flags=re.ASCII).rstrip("?&")
+
+
+def _reasons(status: AlertStatus, no_data: str, reason: str) -> dict[str, Any]:
+    """Why it is in this state, where the reason is no measurement."""
+    over = status is AlertStatus.RESOLVED and reason
+    return {
+        "no_data": bool(no_data),
+        "datasource_error": no_data == "Error",
+        "state_reason": reason,
+        "resolution": f"resolved by Grafana for the reason {reason}, not by a good measurement" if over else "",
+    }
 
 
 def _truncated(payload: Mapping[str, Any]) -> int:
@@ -224,60 +240,15 @@ def remark(payload: dict[str, Any]) -> str | None:
     return f"{cut} more alerts were left out by the sender (max alerts)." if cut else None
 
 
-# ---------------------------------------------------------------- legacy alerting
+# ---------------------------------------------------------------- readings
 
 
-def _legacy(payload: Mapping[str, Any]) -> Translation:
-    """The alert of a rule: one for all of its series, without a time of its own."""
-    state = payload["state"].strip().lower()
-    if state in LEGACY_SILENT:
-        return Ignored(f"The rule is {state}: nothing begins and nothing ends with that.")
-    labels, matches, measured = _lower(payload["tags"]), payload["eval_matches"], _matched(payload["eval_matches"])
-    # An alert without a single match is one that the rule's setting for no data or errors has made.
-    no_data = state == "no_data" or (state == "alerting" and matches == [])
-    named = {"alertname": payload["rule_name"]} | labels
-    incident_type = IncidentType.CUSTOM if no_data else _incident_type(named, {}, "")
-    evidence = {
-        "alertname": payload["rule_name"],
-        "description": payload["message"],
-        **_things(incident_type, labels, measured),
-        "no_data": no_data,
-        "eval_matches": matches if isinstance(matches, list) else None,
-        "labels": payload["tags"],
-        "generator_url": payload["rule_url"],
-        "status": "" if state in LEGACY_STATES else payload["state"],
-        "org_id": payload["org_id"],
-    }
-    alert = Alert(
-        hostname=_hostname(labels, {}, measured),
-        incident_type=incident_type,
-        severity=_severity(labels, {}),
-        evidence={name: value for name, value in evidence.items() if value},
-        status=LEGACY_STATES.get(state, AlertStatus.FIRING),
-        dedup_key=f"legacy:{payload['org_id']}:{payload['rule_id'] or payload['rule_name']}",
-    )
-    return Translated(alert)
-
-
-def _matched(matches: Any) -> dict[str, str]:
-    """The tags of all series that matched, the first value of each."""
-    found: dict[str, str] = {}
-    for match in matches if isinstance(matches, list) else ():
-        tags = match.get("tags") if isinstance(match, dict) else None
-        for name, value in tags.items() if isinstance(tags, dict) else ():
-            found.setdefault(name.lower(), text_of(value))
-    return found
-
-
-# ---------------------------------------------------------------- readings of both
-
-
-def _lower(texts: Mapping[str, str]) -> dict[str, str]:
+def _lower(texts: Names) -> dict[str, str]:
     """By lower-case name; a name that is so already wins over one that is not."""
     return {name.lower(): text for name, text in sorted(texts.items())}
 
 
-def _named(sources: Iterable[Mapping[str, str]], names: Iterable[str]) -> Iterator[str]:
+def _named(sources: Iterable[Names], names: Iterable[str]) -> Iterator[str]:
     texts = (said[name].strip() for said in sources for name in names if name in said)
     return (text for text in texts if text not in NO_VALUE)
 
@@ -297,14 +268,24 @@ def _measured(value_string: str) -> dict[str, str]:
     return found
 
 
-def _no_data(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+def _matched(matches: Any) -> dict[str, str]:
+    """The tags of all series that matched in a legacy rule, the first value of each."""
+    found: dict[str, str] = {}
+    for match in matches if isinstance(matches, list) else ():
+        tags = match.get("tags") if isinstance(match, dict) else None
+        for name, value in tags.items() if isinstance(tags, dict) else ():
+            found.setdefault(name, text_of(value))
+    return found
+
+
+def _no_data(labels: Names, annotations: Names) -> str:
     """`NoData` or `Error` where nothing was measured; empty where something was, be it some time ago (KeepLast)."""
     reasons = [reason.strip() for reason in annotations.get("grafana_state_reason", "").split(",")]
     said = [reason for reason in NOTHING_MEASURED.values() if reason in reasons and "KeepLast" not in reasons]
     return NOTHING_MEASURED.get(labels.get("alertname", "")) or next(iter(said), "")
 
 
-def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], value_string: str) -> IncidentType:
+def _incident_type(labels: Names, annotations: Names, value_string: str) -> IncidentType:
     for said in _named((labels, annotations), ("incident_type",)):
         if said.lower() in list(IncidentType):
             return IncidentType(said.lower())
@@ -312,7 +293,7 @@ def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], va
     return incident_type_of(labels.get("alertname", ""), expression)
 
 
-def _severity(labels: Mapping[str, str], annotations: Mapping[str, str]) -> Severity:
+def _severity(labels: Names, annotations: Names) -> Severity:
     for said in (labels, annotations):
         for name in SEVERITY_NAMES:
             word = said.get(name, "")
@@ -322,12 +303,12 @@ def _severity(labels: Mapping[str, str], annotations: Mapping[str, str]) -> Seve
     return Severity.MEDIUM
 
 
-def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str], measured: Mapping[str, str]) -> str:
+def _hostname(labels: Names, annotations: Names, measured: Names) -> str:
     said = (*_named((annotations,), ("hostname",)), *_named((labels, measured), HOST_NAMES))
     return first_host(said) or UNKNOWN_HOST
 
 
-def _things(incident_type: IncidentType, *sources: Mapping[str, str]) -> dict[str, str | int]:
+def _things(incident_type: IncidentType, *sources: Names) -> dict[str, str | int]:
     found = {thing: next(_named(sources, THINGS[thing]), "") for thing in THINGS_OF.get(incident_type, ())}
     return {thing: _number(text) if thing == "port" else text for thing, text in found.items()}
 
@@ -387,7 +368,7 @@ adapter = Adapter(
     formats=(
         Format(
             payload=Notification(),
-            alert=Entry(),
+            alert=ENTRY,
             unwrap=unwrap,
             translate=translate,
             remark=remark,

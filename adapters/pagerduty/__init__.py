@@ -16,6 +16,7 @@ from adapters.pagerduty.details import (
     host_in,
     host_in_text,
     listed,
+    mapped,
     named_host,
     named_type,
     summary_of,
@@ -66,7 +67,8 @@ STATUSES: Mapping[str, AlertStatus] = {
     for name in names.split()
 }
 URGENCIES = {"high": Severity.HIGH, "low": Severity.LOW}
-MERGED = "merge_resolve_reason"
+TITLE = ("title", "summary")
+KEPT = ("urgency", "status", "number", "incident_key", "created_at", "reopened_at")
 # Whoever sends our incidents on to PagerDuty names this as the client and begins the incident key with it and a colon.
 OURS = "openremedy"
 MAX_LISTED = 20
@@ -90,42 +92,13 @@ class Event(Payload):
     data = Mapped()
 
 
-class Data(Payload):
-    """What it happened to: an incident, or something of an incident. Captures of 2021 lack some of these."""
-
-    id = Text()
-    type = Text()
-    html_url = Text()
-    number = Text()
-    status = Text()
-    incident_key = Text()
-    created_at = Text()
-    reopened_at = Text()
-    title = Text()
-    summary = Text()
-    urgency = Text()
-    incident_type = Mapped()
-    service = Mapped()
-    escalation_policy = Mapped()
-    priority = Mapped()
-    resolve_reason = Mapped()
-    assignees = fields.Raw(load_default=None, allow_none=True)
-    teams = fields.Raw(load_default=None, allow_none=True)
-    custom_fields = fields.Raw(load_default=None, allow_none=True)
-    changed_custom_fields = fields.Raw(load_default=None, allow_none=True)
-    details = Mapped()  # of V2
-    incident = Mapped()
-    content = Text()
-    message = Text()
-
-
 class Options(Payload):
     """What an admin may choose for a source of this adapter."""
 
     legacy_v2 = fields.Boolean(load_default=False)
 
 
-_EVENT, _DATA, _OPTIONS = Event(), Data(), Options()
+_EVENT, _OPTIONS = Event(), Options()
 
 
 # ---------------------------------------------------------------- the envelope
@@ -168,50 +141,49 @@ def unwrap(payload: dict[str, Any], options: Mapping[str, Any]) -> Sequence[Any]
 def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
     """One event: which incident it is about is told by the type of its data, never by its id alone."""
     event = _EVENT.load(entry if payload["event"] else as_event(entry))
-    data = _DATA.load(event["data"])
     name = event["event_type"].strip()
+    if not name:
+        return Rejected("This message has no `event`.")
     if name == "pagey.ping":
         return Ignored("Test notification received: this source is connected. No incident was opened.")
     status = STATUSES.get(name)
     if status is None:
         return Ignored(f"PagerDuty's event {name[:60]!r} changes no incident here.")
-    if _is_ours(event, data):
+    incident = _incident_in(event["data"])
+    if _is_ours(event, incident):
         return Ignored("This incident came to PagerDuty from OpenRemedy itself.")
-    if status is AlertStatus.NOTE:
-        return _note(event, data)
-    return _incident(event, _incident_in(data), status)
+    return _note(event) if status is AlertStatus.NOTE else _incident(event, incident, status)
 
 
-def _is_ours(event: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+def _incident_in(data: dict[str, Any]) -> dict[str, Any]:
+    """The incident: `data` itself, or a reference in it, and then `data.id` is of something else."""
+    kind, reference = text_in(data, "type"), mapped(data.get("incident"))
+    return data if kind == "incident" or not (kind or reference) else reference
+
+
+def _is_ours(event: Mapping[str, Any], incident: Mapping[str, Any]) -> bool:
     """Whether OpenRemedy itself is the origin. A service may be called so, and then it is one that somebody watches."""
     agent = {} if text_in(event["agent"], "type") == "service_reference" else event["agent"]
     names = (summary_of(event["client"]).lower(), summary_of(agent).lower())
-    return OURS in names or data["incident_key"].lower().startswith(f"{OURS}:")
+    return OURS in names or text_in(incident, "incident_key").lower().startswith(f"{OURS}:")
 
 
-def _incident_in(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The incident: `data` itself, or a reference in it, and then `data.id` is of something else."""
-    if data["type"] == "incident" or not (data["type"] or data["incident"]):
-        return data
-    found: Mapping[str, Any] = _DATA.load(data["incident"])
-    return found
-
-
-def _note(event: Mapping[str, Any], data: Mapping[str, Any]) -> Translation:
-    incident_id = text_in(data["incident"], "id")
+def _note(event: Mapping[str, Any]) -> Translation:
+    data = event["data"]
+    incident_id = text_in(data.get("incident"), "id")
     if not incident_id:
         return Rejected("This event names no incident: its `data.incident.id` is missing.")
-    said = {
-        "event": event["event_type"],
-        "content": (data["content"] or data["message"])[:MAX_NOTE],
-        "by": summary_of(event["agent"]),
-        "custom_fields": custom_fields(data["custom_fields"]),
-        "before": custom_fields(data["changed_custom_fields"]),
-    }
+    evidence = _present(
+        event=event["event_type"],
+        content=text_in(data, "content", "message")[:MAX_NOTE],
+        by=summary_of(event["agent"]),
+        custom_fields=custom_fields(data.get("custom_fields")),
+        before=custom_fields(data.get("changed_custom_fields")),
+    )
     alert = Alert(
         hostname=UNKNOWN_HOST,
         incident_type=IncidentType.CUSTOM,
-        evidence={key: value for key, value in said.items() if value},
+        evidence=evidence,
         status=AlertStatus.NOTE,
         dedup_key=incident_id,
         occurred_at=time_of(event["occurred_at"]),
@@ -219,14 +191,14 @@ def _note(event: Mapping[str, Any], data: Mapping[str, Any]) -> Translation:
     return Translated(alert)
 
 
-def _incident(event: Mapping[str, Any], incident: Mapping[str, Any], status: AlertStatus) -> Translation:
+def _incident(event: Mapping[str, Any], incident: dict[str, Any], status: AlertStatus) -> Translation:
     hostname, source = _host(incident)
-    resolution = _resolution(incident) if status is AlertStatus.RESOLVED else {}
+    merged = _merged(incident) if status is AlertStatus.RESOLVED else {}
     alert = Alert(
         hostname=hostname,
         incident_type=_incident_type(incident),
         severity=_severity(incident),
-        evidence=_evidence(event, incident) | {"hostname_source": source} | resolution,
+        evidence=_evidence(event, incident) | {"hostname_source": source} | merged,
         status=status,
         dedup_key=_key(incident),
         occurred_at=time_of(event["occurred_at"]),
@@ -234,79 +206,74 @@ def _incident(event: Mapping[str, Any], incident: Mapping[str, Any], status: Ale
     return Translated(alert, opens=status is AlertStatus.ACKNOWLEDGED)
 
 
-def _key(incident: Mapping[str, Any]) -> str | None:
+def _key(incident: dict[str, Any]) -> str | None:
     """Its id. Without one the key that its sender chose, and without that its title tells it from others."""
-    incident_key = incident["incident_key"].strip()
-    return incident["id"].strip() or (f"incident_key:{incident_key}" if incident_key else None)
+    incident_key = text_in(incident, "incident_key")
+    return text_in(incident, "id") or (f"incident_key:{incident_key}" if incident_key else None)
 
 
-def _host(incident: Mapping[str, Any]) -> tuple[str, str]:
+def _host(incident: dict[str, Any]) -> tuple[str, str]:
     """The host and where it was found: V3 has no field for it."""
-    service = summary_of(incident["service"])
+    service = summary_of(incident.get("service"))
     candidates = (
-        (named_host(custom_fields(incident["custom_fields"])), "custom_field"),
-        (host_in(flat(incident["details"])), "details"),
-        (host_in_text(incident["title"]), "title"),
+        (named_host(custom_fields(incident.get("custom_fields"))), "custom_field"),
+        (host_in(flat(incident.get("details"))), "details"),
+        (host_in_text(text_in(incident, *TITLE)), "title"),
         (f"service:{service}" if service else "", "service"),
     )
     return next(((host, source) for host, source in candidates if host), (UNKNOWN_HOST, "none"))
 
 
-def _incident_type(incident: Mapping[str, Any]) -> IncidentType:
+def _incident_type(incident: dict[str, Any]) -> IncidentType:
     """As a custom field, the incident's type in PagerDuty or the details name it, else as its title sounds."""
-    named = {"incident_type": text_in(incident["incident_type"], "name")}
-    said = (custom_fields(incident["custom_fields"]), named, flat(incident["details"]))
-    return next(filter(None, map(named_type, said)), None) or incident_type_of(incident["title"])
+    own = {"incident_type": text_in(incident.get("incident_type"), "name")}
+    said = (custom_fields(incident.get("custom_fields")), own, flat(incident.get("details")))
+    return next(filter(None, map(named_type, said)), None) or incident_type_of(text_in(incident, *TITLE))
 
 
-def _severity(incident: Mapping[str, Any]) -> Severity:
+def _severity(incident: dict[str, Any]) -> Severity:
     """As the priority says; the urgency only tells how loudly PagerDuty rings."""
-    by_urgency = URGENCIES.get(incident["urgency"].strip().lower(), Severity.MEDIUM)
-    return severity_of(summary_of(incident["priority"])) or by_urgency
+    by_urgency = URGENCIES.get(text_in(incident, "urgency").lower(), Severity.MEDIUM)
+    return severity_of(summary_of(incident.get("priority"))) or by_urgency
 
 
-def _resolution(incident: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(incident: dict[str, Any]) -> dict[str, Any]:
     """That it went up in another incident, which is not the same as fixed."""
-    if text_in(incident["resolve_reason"], "type") != MERGED:
+    reason = mapped(incident.get("resolve_reason"))
+    if text_in(reason, "type") != "merge_resolve_reason":
         return {}
-    into = _DATA.load({"incident": incident["resolve_reason"].get("incident")})["incident"]
-    said = {
-        "reason": "merged",
-        "into": text_in(into, "id"),
-        "title": summary_of(into),
-        "url": _link(text_in(into, "html_url")),
-    }
-    return {"resolution": {key: value for key, value in said.items() if value}}
+    into = reason.get("incident")
+    return {"resolution": _present(reason="merged", into=text_in(into, "id"), title=summary_of(into), url=_link(into))}
 
 
-def _evidence(event: Mapping[str, Any], incident: Mapping[str, Any]) -> dict[str, Any]:
+def _evidence(event: Mapping[str, Any], incident: dict[str, Any]) -> dict[str, Any]:
     """What an engineer looks at; nothing that differs between two deliveries of one event."""
-    said = {
-        "title": incident["title"] or incident["summary"],
-        "service": summary_of(incident["service"]),
-        "priority": summary_of(incident["priority"]),
-        **{name: incident[name] for name in ("urgency", "status", "number", "incident_key")},
-        "incident_id": incident["id"].strip(),
-        "link": _link(incident["html_url"]),
-        "escalation_policy": summary_of(incident["escalation_policy"]),
-        "assignees": _names(incident["assignees"]),
-        "teams": _names(incident["teams"]),
-        "custom_fields": custom_fields(incident["custom_fields"]),
-        "details": flat(incident["details"]),
-        "created_at": incident["created_at"],
-        "reopened_at": incident["reopened_at"],
-        "event": event["event_type"],
-        "by": summary_of(event["agent"]),
-    }
-    return {key: value for key, value in said.items() if value}
+    return _present(
+        title=text_in(incident, *TITLE),
+        **{name: summary_of(incident.get(name)) for name in ("service", "priority", "escalation_policy")},
+        **{name: text_in(incident, name) for name in KEPT},
+        incident_id=text_in(incident, "id"),
+        link=_link(incident),
+        assignees=_names(incident.get("assignees")),
+        teams=_names(incident.get("teams")),
+        custom_fields=custom_fields(incident.get("custom_fields")),
+        details=flat(incident.get("details")),
+        event=event["event_type"],
+        by=summary_of(event["agent"]),
+    )
+
+
+def _present(**said: Any) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if value}
 
 
 def _names(references: Any) -> list[str]:
     return [name for one in listed(references)[:MAX_LISTED] if (name := summary_of(one))]
 
 
-def _link(url: str) -> str:
+def _link(incident: Any) -> str:
     """For people to click on, so nothing but the web."""
+    url = text_in(incident, "html_url")
     return url if url.startswith(("https://", "http://")) else ""
 
 

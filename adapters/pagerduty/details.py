@@ -1,5 +1,6 @@
 """Reads what people and tools write freely: titles, custom fields, the details of an event. Pure, and never raises."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -59,7 +60,7 @@ def _leaves(value: Any, path: str, levels: int) -> Iterator[tuple[str, Any]]:
         text = value.strip()
         if text:
             yield path or "text", text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
-    elif value is not None:
+    elif value is not None and not (isinstance(value, float) and not math.isfinite(value)):
         yield path or "value", value
 
 
