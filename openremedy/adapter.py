@@ -133,11 +133,12 @@ class Format:
 class Enrichment:
     """What a worker asks the tool's own API about a new incident, with a token of the source that may only read.
 
-    `path(evidence)` is the path of the request, or None when there is nothing to ask; it must check every part that it
-    takes from the evidence. `read(answer)` gives what is to be kept; a `hostname` in it becomes the incident's.
+    `base(options)` is one of the tool's own addresses, never one out of an alert. `path(evidence)` is the path of the
+    request, or None when there is nothing to ask; it must check every part that it takes from the evidence.
+    `read(answer)` gives what is to be kept; a `hostname` in it becomes the incident's.
     """
 
-    base: str
+    base: Callable[[Mapping[str, Any]], str]
     path: Callable[[Mapping[str, Any]], str | None]
     read: Callable[[Any], dict[str, Any]]
     authorization: Callable[[str], str]

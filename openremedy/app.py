@@ -6,7 +6,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import Settings, load
-from openremedy import api, cli, database, health, logs, registry, responses, webhooks
+from openremedy import api, cli, database, downloads, health, logs, registry, responses, webhooks
 from openremedy.crypto import Vault
 from openremedy.directory import Directory, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
@@ -33,6 +33,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(webhooks.blueprint)
     registry.register(app, registry.discover())
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(downloads.blueprint)
     api.register(app)
     cli.register(app)
     responses.register(app)

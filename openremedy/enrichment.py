@@ -5,7 +5,6 @@ A tool that does not answer costs the incident a few seconds and nothing else: i
 """
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,11 +15,12 @@ from cryptography.fernet import InvalidToken
 from sqlalchemy import Engine, select, update
 
 from openremedy.adapter import Adapter, Enrichment
-from openremedy.alerts import Alert, IncidentType, storable
+from openremedy.alerts import Alert, IncidentType, parse_json, storable
 from openremedy.claims import Claim
 from openremedy.crypto import Vault
+from openremedy.errors import BadBody
 from openremedy.incidents import say
-from openremedy.models import Incident, SecretKind, SourceSecret, table
+from openremedy.models import Incident, SecretKind, Source, SourceSecret, table
 from openremedy.translation import fit
 
 log = structlog.get_logger()
@@ -52,7 +52,8 @@ class Enricher:
         if path is None or token is None:
             return claim
         try:
-            found = fitting(adapter.enrichment.read(await ask(adapter.enrichment, path, token)))
+            url = adapter.enrichment.base(self._options(incident["source_id"])) + path
+            found = fitting(_read(adapter.enrichment, await ask(adapter.enrichment, url, token)))
         except NoAnswer as error:
             log.warning("enrichment.failed", incident=str(incident["id"]), adapter=adapter.name, reason=str(error))
             found = {"error": str(error)}
@@ -69,6 +70,13 @@ class Enricher:
         except InvalidToken:
             log.error("secret.unreadable", source=source_id, advice="ENCRYPTION_KEYS lacks the key of its API token")
             return None
+
+    def _options(self, source_id: int) -> dict[str, Any]:
+        with self.engine.connect().execution_options(sqlite_readonly=True) as connection:
+            found: dict[str, Any] = connection.execute(
+                select(Source.options).where(Source.id == source_id)
+            ).scalar_one()
+        return found
 
     def _keep(self, claim: Claim, title: str, found: dict[str, Any]) -> Claim:
         incident = claim.incident
@@ -97,24 +105,32 @@ def fitting(found: dict[str, Any]) -> dict[str, Any]:
     return kept | ({"hostname": alert.hostname} if found.get("hostname") else {})
 
 
-async def ask(enrichment: Enrichment, path: str, token: str) -> Any:
+def _read(enrichment: Enrichment, answer: Any) -> dict[str, Any]:
+    try:
+        return enrichment.read(answer)
+    except Exception as error:  # the edge to the adapters: recorded, and the incident is classified without
+        log.exception("enrichment.unreadable", error=type(error).__name__)
+        raise NoAnswer("the API's answer could not be read") from error
+
+
+async def ask(enrichment: Enrichment, url: str, token: str) -> Any:
     """The JSON that the tool's API answers. Raises NoAnswer."""
     headers = {**enrichment.headers, "Authorization": enrichment.authorization(token)}
     try:
         async with (
             asyncio.timeout(DEADLINE),
             httpx2.AsyncClient(trust_env=False, follow_redirects=False) as client,
-            client.stream("GET", enrichment.base + path, headers=headers) as answer,
+            client.stream("GET", url, headers=headers) as answer,
         ):
             if answer.status_code != 200:
                 raise NoAnswer(f"the API answered {answer.status_code}")
-            return json.loads(await _bounded(answer))
+            return parse_json(await _bounded(answer))
     except TimeoutError as error:
         raise NoAnswer(f"the API did not answer within {DEADLINE:.0f} seconds") from error
     except httpx2.HTTPError as error:
         raise NoAnswer(f"the API cannot be reached ({type(error).__name__})") from error
-    except (ValueError, RecursionError) as error:
-        raise NoAnswer("the API's answer is not JSON") from error
+    except BadBody as error:
+        raise NoAnswer("the API's answer is not JSON that we take") from error
 
 
 async def _bounded(answer: Any) -> bytes:

@@ -190,7 +190,8 @@ def _options(shape: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     try:
         shape.load(chosen)
     except ValidationError as error:
-        raise Invalid(fields={"options": error.messages_dict}) from error
+        wrong = [f"{name}: {' '.join(map(str, found))}" for name, found in error.messages_dict.items()]
+        raise Invalid(fields={"options": wrong}) from error
     return chosen
 
 

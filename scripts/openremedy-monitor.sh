@@ -793,10 +793,8 @@ check_services() {
     for name in ${SERVICES[@]+"${SERVICES[@]}"}; do
         service_state "$name"
         if [[ -z $SERVICE_STATE ]]; then
-            key_of service_down "$name"
-            SEEN[$KEY]=1
-            fail "service_down $name: systemctl does not answer"
-            continue
+            blind service_down "systemctl does not answer"
+            return # nor will it for the others, and each would take its time
         fi
         EVIDENCE=
         add_text service_name "$name"
@@ -818,12 +816,13 @@ service_state() { # NAME: into SERVICE_STATE, active or what else it is; empty w
         SERVICE_STATE=$(bounded 10 systemctl is-active "$1" 2>/dev/null)
         status=$?
         if (( status == 0 )); then SERVICE_STATE=active; fi # also while it reloads
+        if (( status == 3 )); then SERVICE_STATE=${SERVICE_STATE:-inactive}; fi
         # Where systemd does not run, systemctl has nothing to say. Where it does, silence is a trouble of its own.
-        if [[ $SERVICE_STATE || -d /run/systemd/system ]]; then return; fi
+        if [[ -d /run/systemd/system || ($SERVICE_STATE && $SERVICE_STATE != unknown) ]]; then return; fi
     fi
     if (( SYSTEMD )); then
         SYSTEMD=0
-        log WARN "systemd does not run here: services are looked up in /etc/init.d and among the names of processes"
+        log INFO "systemd does not run here: services are looked up in /etc/init.d and among the names of processes"
     fi
     if runs_without_systemd "${1%.service}"; then SERVICE_STATE=active; else SERVICE_STATE="not running"; fi
 }

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 import redis as redis_client
+import requests
 from psycopg import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -284,6 +285,75 @@ class RedisServer(Server):
     def flushall(self) -> None:
         with self.client() as client:
             client.flushall()
+
+
+class Alertmanager(Server):
+    """A real Alertmanager; `peers` are the ports of others that it forms a cluster with."""
+
+    def __init__(self, folder: Path, config: str, peers: tuple[int, ...] = ()) -> None:
+        super().__init__(folder)
+        self.cluster_port = free_port()
+        self.peers = peers
+        self.url = f"http://127.0.0.1:{self.port}"
+        (folder / "alertmanager.yml").write_text(config)
+
+    def command(self) -> list[str]:
+        gossip = f"127.0.0.1:{self.cluster_port}"
+        return [
+            _program("prometheus-alertmanager", "alertmanager"),
+            "--config.file=alertmanager.yml",
+            "--storage.path=data",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--cluster.listen-address={gossip}",
+            f"--cluster.advertise-address={gossip}",
+            "--cluster.peer-timeout=3s",
+            *(f"--cluster.peer=127.0.0.1:{port}" for port in self.peers),
+        ]
+
+    def answers(self) -> bool:
+        return _ready(f"{self.url}/-/ready")
+
+
+class Prometheus(Server):
+    """A real Prometheus that evaluates each second and repeats its alerts each second."""
+
+    def __init__(self, folder: Path, config: str, rules: str) -> None:
+        super().__init__(folder)
+        (folder / "prometheus.yml").write_text(config)
+        (folder / "rules.yml").write_text(rules)
+
+    def command(self) -> list[str]:
+        return [
+            _program("prometheus", "prometheus"),
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--rules.alert.resend-delay=1s",
+        ]
+
+    def answers(self) -> bool:
+        return _ready(f"http://127.0.0.1:{self.port}/-/ready")
+
+
+def _program(*names: str) -> str:
+    found = next(filter(None, map(shutil.which, names)), None)
+    return found or missing(names[0], f"on Debian and Ubuntu: apt-get install {names[0]}")
+
+
+def _ready(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+@contextlib.contextmanager
+def running(make: Callable[[Path], Server]) -> Iterator[Any]:
+    """A server made for a folder of its own, started and stopped again."""
+    with _folder("server") as folder:
+        server = make(folder)
+        with _running(server):
+            yield server
 
 
 @contextlib.contextmanager

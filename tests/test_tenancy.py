@@ -55,7 +55,7 @@ LISTS: dict[tuple[str, str], dict[str, Any]] = {
 # Open to anybody, or with a credential of their own.
 OPEN = {
     *(("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/api/v1/openapi.json"), ("GET", "/api/docs")),
-    ("POST", "/api/v1/webhooks/alerts/<tenant>"),
+    *(("GET", "/openremedy-monitor.sh"), ("POST", "/api/v1/webhooks/alerts/<tenant>")),
 }
 # Without an id: what makes something new in one's own tenant.
 MAKING: dict[tuple[str, str], dict[str, Any]] = {

@@ -117,7 +117,7 @@ _PRIORITY = re.compile(r"P([1-5])(?!\d)", re.IGNORECASE)
 # What Datadog writes before a monitor's own title: [P2] [TEST] [Triggered on {host:web-01,device:/dev/sda1}].
 _PREFIX = re.compile(
     r"\s*\[(?:(?P<priority>P[1-5])|TEST|(?P<transition>(?:Re-)?(?:Triggered|Recovered|Warn|No Data|Renotify)"
-    r"|[^\[\]{}]{1,40}?(?= on \{))(?: on (?:\{(?P<scope>[^}]*)\})?[^\]]*)?)\]\s*",
+    r"|[^\[\]{}]{1,40}?(?= on \{))(?: on (?:\{(?P<scope>[^}]*)\})?[^\]]*)?)\]",
     re.IGNORECASE,
 )
 # [Monitor Status](https://app.datadoghq.com/monitors/1234?group=host%3Aweb-01); in older ones monitors#1234?group=...

@@ -220,6 +220,18 @@ def test_the_first_value_under_a_name_counts_and_no_other_is_lost() -> None:
     assert found.evidence["fields"] == {"event-title": "Other"}
 
 
+def test_what_stands_in_an_object_is_found_under_its_long_and_its_short_name() -> None:
+    for body in ({"alert": {"id": "7", "scope": "host:a"}}, {"alert": {"alert_id": "7", "alert_scope": "host:a"}}):
+        found = alert_of(body | {"org": {"id": 5, "plan": "x"}})
+        assert (found.dedup_key, found.hostname) == ("monitor:5:7:host:a", "a")
+        assert found.evidence["fields"] == {"org.plan": "x"}
+
+
+def test_a_flat_form_is_read_and_a_refusal_for_load_is_a_5xx() -> None:
+    assert SHAPE.form
+    assert not adapter.retries_429  # Datadog drops what it got a 4xx for
+
+
 # ---------------------------------------------------------------- severity, type, host: the order of the fall-backs
 
 
@@ -293,6 +305,17 @@ def test_no_data_of_a_metric_is_never_the_trouble_that_the_metric_is_about(monke
 @pytest.mark.parametrize("name", ["read_time", "read_time_pct", "write_time", "write_time_pct", "total"])
 def test_a_busy_disk_is_not_a_full_one(name: str) -> None:
     assert alert_of({"title": "Disk is full", "metric": f"system.disk.{name}"}).incident_type is IncidentType.CUSTOM
+
+
+def test_a_service_check_is_not_taken_for_a_metric_that_the_text_names() -> None:
+    text = {
+        "title": "x",
+        "alert_status": "system.disk.in_use over host:a was > 0.9",
+        "query": '"tcp.can_connect".over("*")',
+    }
+    found = alert_of(text)
+    assert (found.incident_type, found.evidence["check"]) == (IncidentType.PORT_UNAVAILABLE, "tcp.can_connect")
+    assert "metric" not in found.evidence
 
 
 # ---------------------------------------------------------------- status and time

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marshmallow import fields
+from marshmallow import fields, validate
 
 from adapters.pagerduty.details import (
     custom_fields,
@@ -22,7 +22,7 @@ from adapters.pagerduty.details import (
     summary_of,
     text_in,
 )
-from adapters.pagerduty.enrichment import alerts_of_incident
+from adapters.pagerduty.enrichment import BASES, alerts_of_incident
 from adapters.pagerduty.legacy import as_event, is_v1
 from openremedy.adapter import (
     UNKNOWN_HOST,
@@ -96,6 +96,7 @@ class Options(Payload):
     """What an admin may choose for a source of this adapter."""
 
     legacy_v2 = fields.Boolean(load_default=False)
+    region = fields.String(load_default="us", validate=validate.OneOf(list(BASES)))
 
 
 _EVENT, _OPTIONS = Event(), Options()

@@ -10,6 +10,8 @@ from typing import Any
 from adapters.pagerduty.details import event_details, host_in, listed, mapped, named_type, text_in
 from openremedy.adapter import Enrichment
 
+# https://support.pagerduty.com/main/docs/service-regions
+BASES = {"us": "https://api.pagerduty.com", "eu": "https://api.eu.pagerduty.com"}
 MAX_ALERTS = 3
 MAX_SUMMARY = 1000
 _ID = re.compile(r"[A-Z0-9]{1,40}", re.ASCII)
@@ -47,7 +49,7 @@ def _alert(alert: Any) -> dict[str, Any]:
 
 
 alerts_of_incident = Enrichment(
-    base="https://api.pagerduty.com",
+    base=lambda options: BASES.get(str(options.get("region")), BASES["us"]),
     path=path,
     read=read,
     authorization=lambda token: f"Token token={token}",

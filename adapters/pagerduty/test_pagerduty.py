@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.pagerduty import STATUSES, adapter, translate, unwrap, verify
@@ -401,7 +401,11 @@ def test_only_the_id_of_the_incident_makes_the_path() -> None:
     path = enrichment().path(alert(event()).evidence)
     assert path
     assert path.startswith("/incidents/Q0OR7A2MZX81WB/alerts?include[]=first_trigger_log_entries")
-    assert enrichment().base == "https://api.pagerduty.com"
+    assert [enrichment().base(options) for options in ({}, {"region": "eu"}, {"region": "http://evil.example"})] == [
+        "https://api.pagerduty.com",
+        "https://api.eu.pagerduty.com",
+        "https://api.pagerduty.com",
+    ]
     assert enrichment().authorization("abc") == "Token token=abc"
     assert enrichment().headers == {"Accept": "application/vnd.pagerduty+json;version=2"}
 
@@ -486,6 +490,8 @@ def test_what_is_deep_or_no_json_number_is_left_out() -> None:
     assert enrichment().read({"alerts": [{"body": {"details": details}}]}) == {"alerts": [{"details": {"load": 4.5}}]}
 
 
+# On a busy machine an example may take its time.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 names = st.sampled_from(
     "alerts body details cef_details source_origin hostname incident_type severity summary first_trigger_log_entry "
@@ -494,6 +500,7 @@ names = st.sampled_from(
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5))
 
 
+@unhurried
 @given(st.dictionaries(names, anything) | anything | st.fixed_dictionaries({"alerts": st.lists(anything, max_size=3)}))
 def test_no_answer_of_the_api_is_an_error(answer: Any) -> None:
     found = enrichment().read(answer)
@@ -504,12 +511,14 @@ def test_no_answer_of_the_api_is_an_error(answer: Any) -> None:
 kinds = ["incident.triggered", "incident.resolved", "incident.annotated", "incident.custom_field_values.updated"]
 
 
+@unhurried
 @given(st.sampled_from(kinds), anything, anything, st.dictionaries(names, anything))
 def test_no_event_is_an_error(kind: str, agent: Any, client: Any, data: dict[str, Any]) -> None:
     body = {"event": {"event_type": kind, "agent": agent, "client": client, "occurred_at": agent, "data": data}}
     assert isinstance(translated(body), Translated | Ignored | Rejected)
 
 
+@unhurried
 @given(st.sampled_from(["incident.trigger", "incident.annotate", ""]), anything, anything, anything)
 def test_no_message_of_v2_is_an_error(kind: str, entries: Any, incident: Any, channel: Any) -> None:
     for log_entries in (entries, [entries], [{"channel": channel}]):
