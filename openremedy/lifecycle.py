@@ -115,7 +115,7 @@ def apply(
     match alert.status:
         case AlertStatus.FIRING:
             result = _fire(track, alert, at)
-            _renew(track, expires_at)
+            _renew(track, result, expires_at)
             return result
         case AlertStatus.ACKNOWLEDGED:
             return _acknowledge(track, alert, at, opens)
@@ -139,10 +139,14 @@ def _fire(track: Track, alert: Alert, at: datetime) -> Result:
     return Result(Outcome.CREATED, episode.id)
 
 
-def _renew(track: Track, expires_at: datetime | None) -> None:
-    """The open episode holds as long as its newest firing says; one that says nothing holds for ever."""
+def _renew(track: Track, result: Result, expires_at: datetime | None) -> None:
+    """The open episode holds as long as any of its firings says; one that says nothing holds for ever."""
     episode = track.open
-    if episode and episode.expires_at != expires_at:
+    if episode is None or episode.id != result.episode:
+        return
+    if result.outcome is not Outcome.CREATED:
+        expires_at = max(episode.expires_at, expires_at) if episode.expires_at and expires_at else None
+    if episode.expires_at != expires_at:
         _touch(track, episode, episode.last_seen)
         episode.expires_at = expires_at
 

@@ -472,6 +472,24 @@ def test_an_alert_of_prometheus_holds_until_it_says(alice: Tenant, alertmanager:
     assert incident["timeline"][-1]["kind"] == "stale"
 
 
+def test_a_late_repetition_does_not_shorten_what_a_newer_one_said(alice: Tenant, alertmanager: Source) -> None:
+    straight(alertmanager, ahead(8))
+    straight(alertmanager, ahead(4))
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=6)):
+        assert swept(alice.app) == 0
+
+
+def test_a_repetition_of_an_episode_that_is_over_changes_nothing_of_the_next(
+    alice: Tenant, alertmanager: Source
+) -> None:
+    straight(alertmanager, ahead(4))
+    straight(alertmanager, ahead(-0.1))
+    straight(alertmanager, ahead(20), startsAt=ahead(0))
+    assert straight(alertmanager, ahead(4))["outcome"] == "duplicate"
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=10)):
+        assert swept(alice.app) == 0
+
+
 def test_an_alert_that_comes_back_after_it_expired_is_still_firing(alice: Tenant, alertmanager: Source) -> None:
     first = straight(alertmanager, ahead(4))
     with time_machine.travel(datetime.now(UTC) + timedelta(minutes=6)):
