@@ -666,6 +666,7 @@ add_largest_files() { # MOUNT
     if have stdbuf; then slow+=(stdbuf -o0); fi # else what find has not written yet is lost when its time is up
     while IFS= read -r -d '' entry; do
         kib=${entry%% *}
+        if (( kib < 102400 || count == 10 )); then break; fi # the rest only looks large: sparse, such as lastlog
         if (( kib >= 10485760 )); then kib=$(( kib / 1048576 ))G
         elif (( kib >= 1048576 )); then tenths $(( kib * 10 / 1048576 )); kib=${TENTHS}G
         else kib=$(( kib / 1024 ))M
@@ -673,7 +674,6 @@ add_largest_files() { # MOUNT
         json "${entry#* } $kib"
         list+="${list:+, }$JSON"
         count=$(( count + 1 ))
-        if (( count == 10 )); then break; fi
     done < <(bounded "$LARGEST_SECONDS" "${slow[@]}" find "$1" -xdev \( -path /home -o -path /root \) -prune -o \
         -type f -size +102400k -printf '%k %p\0' 2>/dev/null | sort -z -rn 2>/dev/null)
     if [[ $list ]]; then add largest_files "[$list]"; fi
