@@ -32,6 +32,7 @@ from openremedy.models import now
 from openremedy.services import services
 from openremedy.store import Unplaced
 from openremedy.translation import (
+    THINGS_OF,
     UNKNOWN_HOST,
     Ignored,
     Items,
@@ -43,10 +44,14 @@ from openremedy.translation import (
     Translated,
     Translation,
     Unsupported,
+    count_of,
     fingerprint,
     first_host,
     fit,
     host_of,
+    is_heartbeat,
+    left_out,
+    port_of,
     severity_of,
     text_of,
     time_of,
@@ -54,6 +59,7 @@ from openremedy.translation import (
 )
 
 __all__ = [
+    "THINGS_OF",
     "UNKNOWN_HOST",
     "Adapter",
     "Alert",
@@ -72,10 +78,14 @@ __all__ = [
     "Translated",
     "Translation",
     "Unsupported",
+    "count_of",
     "fingerprint",
     "first_host",
     "host_of",
     "incident_type_of",
+    "is_heartbeat",
+    "left_out",
+    "port_of",
     "severity_of",
     "text_of",
     "time_of",

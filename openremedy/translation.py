@@ -9,7 +9,16 @@ from urllib.parse import urlsplit
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
-from openremedy.alerts import MAX_EVIDENCE_BYTES, MAX_EVIDENCE_DEPTH, Alert, Rfc3339, Severity, compact, hashed
+from openremedy.alerts import (
+    MAX_EVIDENCE_BYTES,
+    MAX_EVIDENCE_DEPTH,
+    Alert,
+    IncidentType,
+    Rfc3339,
+    Severity,
+    compact,
+    hashed,
+)
 
 UNKNOWN_HOST = "unknown"
 MAX_HOST = 253
@@ -154,6 +163,40 @@ def severity_of(word: str) -> Severity | None:
     if found := _RANKED.match(word):
         return _RANKS[max(int(found[1]) - 1, 0)]
     return SEVERITY_WORDS.get(word) or SEVERITY_WORDS.get(re.split(r"[^a-z]", word, maxsplit=1)[0])
+
+
+# ---------------------------------------------------------------- what all who speak of labels share
+
+
+# Alerts that always fire, to prove that the way from the rule to the receiver works.
+HEARTBEATS = ("watchdog", "deadmansswitch", "deadmanswitch")
+# Evidence that tells one thing of a host from another, and the incident types that are about one. Only there: a label
+# `service` is on nearly every alert of a Kubernetes cluster.
+THINGS_OF: Mapping[IncidentType, tuple[str, ...]] = {
+    IncidentType.DISK_FULL: ("mount",),
+    IncidentType.SERVICE_DOWN: ("service_name",),
+    IncidentType.PORT_UNAVAILABLE: ("port", "service_name"),
+}
+
+
+def is_heartbeat(alertname: str) -> bool:
+    """Whether an alert of this name is the heartbeat of its source, as in Ignored(beat=…)."""
+    return alertname.strip().lower() in HEARTBEATS
+
+
+def count_of(text: str) -> int:
+    """A number of something, 0 for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
+
+def port_of(text: str) -> int | str:
+    """A port as the number that recipes compare with; a name of one stays a name."""
+    return count_of(text) if count_of(text) and len(text) <= 5 else text
+
+
+def left_out(count: int, setting: str) -> str | None:
+    """The remark about alerts that a setting of the tool has cut; they are never sent."""
+    return f"{count} more alerts were left out by the sender ({setting})." if count else None
 
 
 # ---------------------------------------------------------------- hosts

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from openremedy.adapter import (
+    THINGS_OF,
     UNKNOWN_HOST,
     Adapter,
     Alert,
@@ -25,28 +26,24 @@ from openremedy.adapter import (
     Texts,
     Translated,
     Translation,
+    count_of,
     fingerprint,
     first_host,
     incident_type_of,
+    is_heartbeat,
+    left_out,
+    port_of,
     severity_of,
     time_of,
 )
 
-# Alerts that always fire, to prove that the way from Prometheus to the receiver works.
-HEARTBEATS = ("watchdog", "deadmansswitch", "deadmanswitch")
 HOST_LABELS = ("instance", "node", "host", "hostname", "nodename", "pod")
 SEVERITY_LABELS = ("severity", "priority", "level")
-# Evidence that tells one thing of a host from another, and the labels that exporters put it into.
+# The labels that exporters put it into, which tells one thing of a host from another.
 THINGS = {
     "mount": ("mountpoint", "mount"),
     "service_name": ("service_name", "unit", "name", "service"),
     "port": ("port",),
-}
-# Only where the alert is about such a thing: `service` alone is on nearly every alert of a Kubernetes cluster.
-THINGS_OF = {
-    IncidentType.DISK_FULL: ("mount",),
-    IncidentType.SERVICE_DOWN: ("service_name",),
-    IncidentType.PORT_UNAVAILABLE: ("port", "service_name"),
 }
 SAID_ELSEWHERE = ("summary", "description", "runbook_url")
 _PORT = re.compile(r":(\d{1,5})(?:/|$)", re.ASCII)
@@ -74,23 +71,19 @@ class Entry(Payload):
 def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
     """One alert of a webhook: its own status decides, never that of the group."""
     resolved = entry["status"].strip().lower() == "resolved"
-    if _is_heartbeat(entry):
+    if is_heartbeat(entry["labels"].get("alertname", "")):
         return Ignored("Heartbeat of this source, not an incident.", beat=not resolved)
     status = AlertStatus.RESOLVED if resolved else AlertStatus.FIRING
     moment = time_of(entry["endsAt"] if resolved else entry["startsAt"])
-    return Translated(_alert(entry, status, moment, _truncated(payload)))
+    return Translated(_alert(entry, status, moment, count_of(payload["truncatedAlerts"])))
 
 
 def translate_prometheus(entry: dict[str, Any], _payload: dict[str, Any]) -> Translation:
     """One alert straight from Prometheus: it fires until `endsAt`, which each repetition moves on."""
     ends = time_of(entry["endsAt"])
-    if _is_heartbeat(entry):
+    if is_heartbeat(entry["labels"].get("alertname", "")):
         return Ignored("Heartbeat of this source, not an incident.", beat=True, expires_at=ends)
     return Translated(_alert(entry, AlertStatus.FIRING, time_of(entry["startsAt"]), 0), expires_at=ends)
-
-
-def _is_heartbeat(entry: Mapping[str, Any]) -> bool:
-    return entry["labels"].get("alertname", "").strip().lower() in HEARTBEATS
 
 
 def _alert(entry: Mapping[str, Any], status: AlertStatus, moment: datetime | None, truncated: int) -> Alert:
@@ -156,21 +149,14 @@ def _things(labels: Mapping[str, str], incident_type: IncidentType) -> Iterator[
     for thing in THINGS_OF.get(incident_type, ()):
         found = next((labels[name] for name in THINGS[thing] if labels.get(name)), "")
         if thing == "port":
-            found = found or next(iter(_PORT.findall(labels.get("instance", ""))), "")
-            yield thing, int(found) if found.isascii() and found.isdigit() and len(found) <= 5 else found
+            yield thing, port_of(found or next(iter(_PORT.findall(labels.get("instance", ""))), ""))
         else:
             yield thing, found
 
 
-def _truncated(payload: Mapping[str, Any]) -> int:
-    text = payload["truncatedAlerts"]
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
-
-
 def remark(payload: dict[str, Any]) -> str | None:
-    """Say what `max_alerts` has cut: those alerts are never sent."""
-    cut = _truncated(payload)
-    return f"{cut} more alerts were left out by the sender (max_alerts)." if cut else None
+    """Say what `max_alerts` has cut."""
+    return left_out(count_of(payload["truncatedAlerts"]), "max_alerts")
 
 
 adapter = Adapter(

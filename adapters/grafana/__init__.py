@@ -14,6 +14,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, validates_schema
 
 from openremedy.adapter import (
+    THINGS_OF,
     UNKNOWN_HOST,
     Adapter,
     Alert,
@@ -29,9 +30,13 @@ from openremedy.adapter import (
     Translated,
     Translation,
     Unsupported,
+    count_of,
     fingerprint,
     first_host,
     incident_type_of,
+    is_heartbeat,
+    left_out,
+    port_of,
     severity_of,
     text_of,
     time_of,
@@ -42,24 +47,17 @@ Names = Mapping[str, str]  # labels or annotations
 STATUSES = {"firing": AlertStatus.FIRING, "resolved": AlertStatus.RESOLVED}
 LEGACY_STATES = {"alerting": "firing", "no_data": "firing", "ok": "resolved"}
 LEGACY_SILENT = ("paused", "pending")
-HEARTBEATS = ("watchdog", "deadmansswitch", "deadmanswitch")  # they always fire, to prove that the way here works
 # Grafana's own alerts about a rule that measured nothing; the rule's name is then in the label `rulename`.
 # https://grafana.com/docs/grafana/v13.0/alerting/fundamentals/alert-rule-evaluation/nodata-and-error-states/
 NOTHING_MEASURED = {"DatasourceNoData": "NoData", "DatasourceError": "Error"}
 # Names of labels are looked up in lower case: SQL data sources make labels of columns, however these are written.
 HOST_NAMES = "hostname instance node nodename host host_name host.name server vm machine pod".split()
 SEVERITY_NAMES = ("severity", "priority", "level")
-# Evidence that tells one thing of a host from another, and the labels it is found in.
+# The labels that it is found in, which tells one thing of a host from another.
 THINGS = {
     "mount": ("mountpoint", "mount", "mount_point", "volume", "path"),
     "service_name": ("service_name", "unit", "name", "service"),
     "port": ("port",),
-}
-# Only where the alert is about such a thing: `service` alone is on nearly every alert of a Kubernetes cluster.
-THINGS_OF = {
-    IncidentType.DISK_FULL: ("mount",),
-    IncidentType.SERVICE_DOWN: ("service_name",),
-    IncidentType.PORT_UNAVAILABLE: ("port", "service_name"),
 }
 SAID_ELSEWHERE = ("summary", "description", "runbook_url", "grafana_state_reason")
 EXPRESSIONS = ("expr", "expression", "query")
@@ -130,12 +128,12 @@ def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
     status = STATUSES.get(entry["status"].strip().lower(), AlertStatus.FIRING)
     if _is_test(entry):
         return Ignored("Test notification received: this source is connected. Real alerts will open incidents.")
-    if entry["labels"].get("alertname", "").strip().lower() in HEARTBEATS:
+    if is_heartbeat(entry["labels"].get("alertname", "")):
         return Ignored("Heartbeat of this source, not an incident.", beat=status is AlertStatus.FIRING)
     org = entry["org_id"] or payload["org_id"]
     # Without fingerprint and labels the texts are all that tells two alerts apart.
     key = entry["fingerprint"] or fingerprint(entry["labels"] or entry["annotations"])
-    more = {"org_id": org, "truncated_alerts": _truncated(payload)}
+    more = {"org_id": org, "truncated_alerts": count_of(payload["truncated"])}
     measured = _measured(entry["value_string"])
     return Translated(_alert(entry, status, f"{org}:{key}" if org else key, measured, more))
 
@@ -229,15 +227,9 @@ def _reasons(status: AlertStatus, no_data: str, reason: str) -> dict[str, Any]:
     }
 
 
-def _truncated(payload: Mapping[str, Any]) -> int:
-    text = payload["truncated"]
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
-
-
 def remark(payload: dict[str, Any]) -> str | None:
-    """Say what Max Alerts has cut: those alerts are never sent."""
-    cut = _truncated(payload)
-    return f"{cut} more alerts were left out by the sender (max alerts)." if cut else None
+    """Say what Max Alerts has cut."""
+    return left_out(count_of(payload["truncated"]), "max alerts")
 
 
 # ---------------------------------------------------------------- readings
@@ -310,11 +302,7 @@ def _hostname(labels: Names, annotations: Names, measured: Names) -> str:
 
 def _things(incident_type: IncidentType, *sources: Names) -> dict[str, str | int]:
     found = {thing: next(_named(sources, THINGS[thing]), "") for thing in THINGS_OF.get(incident_type, ())}
-    return {thing: _number(text) if thing == "port" else text for thing, text in found.items()}
-
-
-def _number(text: str) -> str | int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else text
+    return {thing: port_of(text) if thing == "port" else text for thing, text in found.items()}
 
 
 # ---------------------------------------------------------------- Grafana's signature
