@@ -576,7 +576,7 @@ def get_source(source_id: str) -> dict[str, Any]:
 @blueprint.arguments(SourceChange)
 @blueprint.response(200, SourceJson)
 def edit_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
-    """Change name, limits, options, or disable and enable it. An empty `api_token` ends the one there is."""
+    """Change name, limits, options, or disable and enable it. An empty api_token ends the one there is."""
     source = _source(source_id)
     token = body.pop("api_token", None)
     if "options" in body:
