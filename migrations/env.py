@@ -23,6 +23,9 @@ def run() -> None:
     """Apply what is asked for in one transaction."""
     extension = current_app.extensions["migrate"]
     with extension.db.engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            # A table that is made anew is dropped for a moment, and with it would go all rows that refer to it.
+            connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")
         options = dict(extension.configure_args)
         context.configure(
             connection=connection,
@@ -41,6 +44,8 @@ def run() -> None:
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.connection.driver_connection.patience = None  # the same on our side of the wire
             context.run_migrations()
+        # To be opened anew, with the habits of the others.
+        connection.invalidate()
 
 
 run()

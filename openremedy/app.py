@@ -15,7 +15,7 @@ from openremedy.queue import Waker, web_client
 from openremedy.services import JOB_MARGIN, KEY, Services
 from openremedy.tally import Tally
 
-LIMITER_TIMEOUT = 0.25  # seconds
+LIMITER_TIMEOUT = 0.2  # seconds; with the waker below a second even where a hung Redis is met twice
 
 
 def create_app(settings: Settings | None = None) -> Flask:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from alembic.script import ScriptDirectory
 from flask import Flask
-from sqlalchemy import func, insert, inspect, select
+from sqlalchemy import func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from cast import Tenant
@@ -49,10 +49,28 @@ def test_the_models_say_what_the_migrations_made(app: Flask) -> None:
 
 def test_an_upgrade_keeps_what_is_there(app: Flask, alice: Tenant) -> None:
     incident_id = alice.alert()["incident_id"]
+    source = alice.source("pagerduty", signing_secret="secret")
+    before = alice.get(f"/sources/{source.id}")
     with app.app_context():
-        flask_migrate.stamp(revision="head")
+        flask_migrate.downgrade(revision="0001")
+        db.engine.dispose()
         flask_migrate.upgrade()
     assert alice.incident(incident_id)["hostname"] == "web-01"
+    assert alice.get(f"/sources/{source.id}") == before
+    assert source.send({"event": None}).status_code == 422, "its token is still good"
+
+
+def test_the_release_before_goes_on_writing_to_the_new_schema(app: Flask, alice: Tenant) -> None:
+    """Its statements name none of the new columns."""
+    with app.app_context(), db.engine.begin() as connection:
+        for statement in (
+            "INSERT INTO sources (tenant_id, adapter, name, created_at)"
+            " SELECT id, 'grafana', 'old', created_at FROM tenants",
+            "INSERT INTO source_secrets (source_id, locked, created_at) SELECT id, 'x', created_at FROM sources",
+        ):
+            connection.execute(text(statement))
+    (source,) = alice.get("/sources")["items"]
+    assert (source["options"], source["outcomes"]["created"], source["rate_limit"]) == ({}, 0, None)
 
 
 def test_every_migration_says_why(app: Flask) -> None:
