@@ -15,8 +15,9 @@ threads = 8
 timeout = 30
 # How long requests in hand may take after a stop; below supervisord's stopwaitsecs.
 graceful_timeout = 15
-# Senders behind one proxy reuse connections; an idle one holds no thread.
-keepalive = 5
+# Seconds. An idle connection holds no thread. Longer than most tools pause between two notifications: one that we close
+# at the moment the next is posted on it fails, and is counted by the tool as a failed notification.
+keepalive = 75
 
 # Each worker makes its own pools and clients: nothing connected is shared over a fork.
 preload_app = False

@@ -8,7 +8,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -24,7 +24,7 @@ from openremedy import crypto, edge
 from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severity, compact, parse_json
 from openremedy.directory import Admitted, Proof, Sender, Verify
 from openremedy.edge import Addressee
-from openremedy.errors import BadBody, Invalid, RateLimited, TryAgainSoon, Unauthorized, Unavailable
+from openremedy.errors import BadBody, Invalid, RateLimited, TooLarge, TryAgainSoon, Unauthorized, Unavailable
 from openremedy.extensions import limiter
 from openremedy.incident_type import incident_type_of
 from openremedy.intake import Bundle, Receipt, Signed
@@ -96,6 +96,7 @@ log = structlog.get_logger()
 
 TOKEN = "X-OpenRemedy-Token"  # noqa: S105 - the name of a header
 FAILURES = "60 per minute"  # failed authentications of an address
+MAX_ALERTS = 25_000  # in a body; a body of Alertmanager at the size limit holds some ten thousand
 WEBHOOKS = "/api/v1/webhooks"
 
 
@@ -209,6 +210,8 @@ class Adapter:
         admitted = self._admit(tenant, body)
         self._charge(admitted)
         payload, entries = _open(shape, body, admitted.sender.options)
+        if len(entries) > MAX_ALERTS:
+            raise TooLarge(f"The body holds {len(entries)} alerts; at most {MAX_ALERTS} are taken at once.")
         translations = [translate_entry(shape, entry, payload) for entry in entries]
         receipt = _hand_over(admitted, body, translations, shape.remark(payload))
         return _answer(receipt), 202
@@ -238,8 +241,8 @@ class Adapter:
             reset = limiter.current_limit.reset_at if limiter.current_limit else time.time()
             wait = {"Retry-After": str(max(1, int(reset - time.time()) + 1))}
             refusal = RateLimited if self.retries_429 or charge is _charge_failure else TryAgainSoon
-            message = "Too many requests from this source, or failed ones from this address; see Retry-After."
-            raise refusal(message, headers=wait) from error
+            what = "failed authentications from this address" if charge is _charge_failure else "bodies of this source"
+            raise refusal(f"Too many {what}; see Retry-After.", headers=wait) from error
 
 
 def _tokens() -> Iterator[str]:
@@ -339,9 +342,8 @@ def _hand_over(admitted: Admitted, body: bytes, translations: Sequence[Translati
     A secret that is revoked between signing and checking is no fault of the tool: then it is signed anew.
     """
     door, sender = services().door, admitted.sender
-    at = now()
-    canonical = list(_canonical(translations, at))
-    unplaced = list(_unplaced(translations, at))
+    canonical = list(_canonical(translations))
+    unplaced = list(_unplaced(translations, now()))
     for _ in range(2):
         signed = [
             Signed(number, raw, services().directory.sign(sender.tenant, raw), one.opens, one.expires_at)
@@ -354,18 +356,11 @@ def _hand_over(admitted: Admitted, body: bytes, translations: Sequence[Translati
     raise Unavailable()
 
 
-def _canonical(translations: Sequence[Translation], at: datetime) -> Iterator[tuple[int, bytes, Translated]]:
+def _canonical(translations: Sequence[Translation]) -> Iterator[tuple[int, bytes, Translated]]:
     """The alerts among them, each serialised once."""
     for number, one in enumerate(translations):
         if isinstance(one, Translated):
-            one = _expired(one) if one.expires_at and one.expires_at <= at else one
             yield number, fit(one.alert).to_bytes(), one
-
-
-def _expired(one: Translated) -> Translated:
-    return replace(
-        one, alert=replace(one.alert, status=AlertStatus.RESOLVED, occurred_at=one.expires_at), expires_at=None
-    )
 
 
 def _unplaced(translations: Sequence[Translation], at: datetime) -> Iterator[Unplaced]:

@@ -22,6 +22,8 @@ MAX_EVIDENCE_DEPTH = 32
 MAX_GROWTH = 4  # of a text that is written again: 1e15 becomes 1000000000000000.0
 MAX_NUMBER_DIGITS = 64
 MAX_NAMED_UNKNOWN = 20
+# Evidence about the body that an alert came in: another value of it is no other alert.
+NO_NEWS = ("truncated_alerts",)
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # RFC 3339 section 5.6; the fraction may have any number of digits, we keep microseconds.
@@ -106,7 +108,8 @@ class Alert:
 
     @cached_property
     def _digest(self) -> str:
-        said = [self.status, str(self.occurred_at), self.severity, self.evidence]
+        evidence = {name: value for name, value in self.evidence.items() if name not in NO_NEWS}
+        said = [self.status, str(self.occurred_at), self.severity, evidence]
         return hashlib.sha256(compact(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -241,11 +244,13 @@ def parse_alert(body: bytes, statuses: Iterable[AlertStatus] = PUBLIC_STATUSES) 
     values = parse_object(body)
     warnings = _unknown_fields(values)
     loaded = _load(values, statuses)
+    replaced = False
     if b"\\u" in body:  # only an escape can carry what UTF-8 cannot
         loaded["evidence"], replaced = storable(loaded["evidence"])
         if replaced:
             warnings.append("evidence: NUL characters and lone surrogates were replaced by U+FFFD")
-    if len(body) * MAX_GROWTH > MAX_EVIDENCE_BYTES:
+    # Keys that became equal have grown.
+    if replaced or len(body) * MAX_GROWTH > MAX_EVIDENCE_BYTES:
         _check_evidence_size(loaded["evidence"])
     return Alert(**loaded), warnings
 
@@ -289,7 +294,7 @@ def _check_evidence_size(evidence: Mapping[str, Any]) -> None:
 def storable(value: Any) -> tuple[Any, bool]:
     """A JSON value without what PostgreSQL refuses, and whether anything was replaced.
 
-    Keys that become equal keep both values: the later one gets another replacement character.
+    Keys that become equal keep their values: a later one gets another replacement character and a number.
     """
     if isinstance(value, str):
         clean = _UNSTORABLE.sub(REPLACEMENT, value)
@@ -300,11 +305,14 @@ def storable(value: Any) -> tuple[Any, bool]:
     if not isinstance(value, dict):
         return value, False
     result: dict[str, Any] = {}
+    taken: Counter[str] = Counter()  # how often a key was met: looking for a free one must not begin anew each time
     replaced = False
     for key, item in value.items():
-        clean_key, changed_key = storable(key)
+        plain, changed_key = storable(key)
+        clean_key = plain
         while clean_key in result:
-            clean_key += REPLACEMENT
+            taken[plain] += 1
+            clean_key = f"{plain}{REPLACEMENT}{taken[plain]}"
         result[clean_key], changed = storable(item)
         replaced = replaced or changed or changed_key
     return result, replaced

@@ -248,12 +248,19 @@ class Refusal(Schema):
     message = fields.String()
 
 
-class Credential(Schema):
-    """A token or secret, never its value."""
+class TokenUse(Schema):
+    """A token, never its value."""
 
-    id = fields.String(metadata={"description": "of a signing secret"})
     created_at = fields.String()
     expires_at = fields.String(allow_none=True)
+    last_used = fields.String(allow_none=True)
+
+
+class SigningSecretUse(Schema):
+    """A secret with which the tool signs, never its value."""
+
+    id = fields.String()
+    created_at = fields.String()
     last_used = fields.String(allow_none=True)
 
 
@@ -274,8 +281,8 @@ class SourceJson(Schema):
     heartbeat_at = fields.String(allow_none=True)
     silent = fields.Boolean(allow_none=True)
     last_refusal = fields.Nested(Refusal, allow_none=True)
-    tokens = fields.List(fields.Nested(Credential))
-    signing_secrets = fields.List(fields.Nested(Credential))
+    tokens = fields.List(fields.Nested(TokenUse))
+    signing_secrets = fields.List(fields.Nested(SigningSecretUse))
     api_token = fields.Boolean()
 
 
@@ -578,12 +585,9 @@ def get_source(source_id: str) -> dict[str, Any]:
 def edit_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
     """Change name, limits, options, or disable and enable it. An empty api_token ends the one there is."""
     source = _source(source_id)
-    token = body.pop("api_token", None)
     if "options" in body:
         body["shape"] = _adapter(source.adapter).options
-    sources.edit_source(db.session(), source, **body)
-    if token is not None:
-        sources.set_api_token(db.session(), services().vault, source, token)
+    sources.edit_source(db.session(), source, vault=services().vault, **body)
     return _source_json(source)
 
 

@@ -217,26 +217,27 @@ class OrWord(click.ParamType[Any]):
 def source_edit(tenant_slug: str, source_id: str, **given: Any) -> tuple[dict[str, Any], str]:
     """Change a source (its id or name); what is not named stays."""
     one = sources.find_source(db.session(), tenant_slug, source_id)
-    adapter = registry.adapters().get(one.adapter)
-    vault = services().vault
-    changes: dict[str, Any] = {
-        name: given[name] for name in ("name", "stale_after", "rate_limit") if given[name] is not None
-    }
-    changes |= {name: None for name, value in changes.items() if value in ("off", "default") and name != "name"}
-    if given["options"]:
-        changes |= {"options": dict(map(_option, given["options"])), "shape": adapter.options if adapter else None}
-    if given["enable"]:
-        changes["disabled"] = False
-    sources.edit_source(db.session(), one, **changes)
-    if secret := _value(given["add_signing_secret"]):
-        sources.add_signing_secret(db.session(), vault, one, secret)
-    if given["remove_signing_secret"]:
-        sources.remove_signing_secret(db.session(), one, given["remove_signing_secret"])
-    if given["api_token"] is not None:
-        sources.set_api_token(db.session(), vault, one, _value(given["api_token"]) or "")
+    if secret_id := given["remove_signing_secret"]:
+        sources.remove_signing_secret(db.session(), one, secret_id)
+    sources.edit_source(db.session(), one, vault=services().vault, **_changes(one.adapter, given))
     db.session.refresh(one)
     answer = sources.as_json(one, _url(one, tenant_slug))
     return answer, f"Source {one.name} is changed.\n{_source_line(answer)}"
+
+
+def _changes(adapter: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The named options of `source edit` as sources.edit_source() takes them."""
+    plain = {name: given[name] for name in ("name", "stale_after", "rate_limit") if given[name] is not None}
+    changes = {name: None if value in ("off", "default") and name != "name" else value for name, value in plain.items()}
+    if given["options"]:
+        known = registry.adapters().get(adapter)
+        if known is None:
+            raise Invalid(f"The adapter {adapter!r} of this source is not installed.")
+        changes |= {"options": dict(map(_option, given["options"])), "shape": known.options}
+    for name, option in (("signing_secret", "add_signing_secret"), ("api_token", "api_token")):
+        if given[option] is not None:
+            changes[name] = _value(given[option]) or ""
+    return changes | ({"disabled": False} if given["enable"] else {})
 
 
 def _option(text: str) -> tuple[str, str | None]:

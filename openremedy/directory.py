@@ -57,11 +57,8 @@ _LIVE_TOKENS = select(SourceToken.id, SourceToken.source_id, SourceToken.token_h
     or_(SourceToken.expires_at.is_(None), SourceToken.expires_at > bindparam("moment"))
 )
 _LIVE_SIGNING = (
-    select(SourceSecret.id, SourceSecret.source_id, SourceSecret.locked, SourceSecret.expires_at)
-    .where(
-        SourceSecret.kind == SecretKind.SIGNING,
-        or_(SourceSecret.expires_at.is_(None), SourceSecret.expires_at > bindparam("moment")),
-    )
+    select(SourceSecret.id, SourceSecret.source_id, SourceSecret.locked)
+    .where(SourceSecret.kind == SecretKind.SIGNING)
     .order_by(SourceSecret.id)
 )
 
@@ -130,7 +127,7 @@ class Secret:
 
     id: int
     value: bytes
-    expires_at: datetime | None
+    expires_at: datetime | None = None
 
     def live(self, moment: datetime) -> bool:
         """Whether it may still be used."""
@@ -303,7 +300,7 @@ class SourceDirectory:
             for secret in sender.secrets:
                 tried += 1
                 signed = verify(secret.value, proof.body, proof.headers, sender.options, moment.timestamp())
-                if signed and secret.live(moment):
+                if signed:
                     found = Admitted(sender, secret_id=secret.id)
         for _ in range(self._known.value.most(adapter) - tried):
             verify(_DUMMY, proof.body, proof.headers, {}, moment.timestamp())
@@ -311,12 +308,12 @@ class SourceDirectory:
 
     def _read(self, connection: Connection) -> _Sources:
         moment = {"moment": now()}
-        rows = connection.execute(_LIVE_SIGNING, moment).all()
-        values = self._opened.open([(secret_id, locked) for secret_id, _, locked, _ in rows])
+        rows = connection.execute(_LIVE_SIGNING).all()
+        values = self._opened.open([(secret_id, locked) for secret_id, _, locked in rows])
         secrets: dict[int, list[Secret]] = {}
-        for secret_id, source_id, _, expires_at in rows:
+        for secret_id, source_id, _ in rows:
             if secret_id in values:
-                secrets.setdefault(source_id, []).append(Secret(secret_id, values[secret_id], expires_at))
+                secrets.setdefault(source_id, []).append(Secret(secret_id, values[secret_id]))
         senders = {
             row.id: Sender(**row._mapping, secrets=tuple(secrets.get(row.id, ())))
             for row in connection.execute(_LIVE_SOURCES)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flask import Blueprint, Response, send_file
+from flask import Blueprint, Response
 
 MONITOR = Path(__file__).parent.parent / "scripts" / "openremedy-monitor.sh"
 
@@ -12,4 +12,4 @@ blueprint = Blueprint("downloads", __name__)
 @blueprint.get("/openremedy-monitor.sh")
 def monitor() -> Response:
     """The monitor of a host, for `curl -o`; it holds no secret and nothing of this installation."""
-    return send_file(MONITOR, mimetype="text/x-shellscript", max_age=0)
+    return Response(MONITOR.read_bytes(), mimetype="text/x-shellscript")

@@ -53,10 +53,13 @@ class Enricher:
             return claim
         try:
             url = adapter.enrichment.base(self._options(incident["source_id"])) + path
-            found = fitting(_read(adapter.enrichment, await ask(adapter.enrichment, url, token)))
+            found = fitting(adapter.enrichment.read(await ask(adapter.enrichment, url, token)))
         except NoAnswer as error:
             log.warning("enrichment.failed", incident=str(incident["id"]), adapter=adapter.name, reason=str(error))
             found = {"error": str(error)}
+        except Exception as error:  # whatever it is, the incident is classified without
+            log.exception("enrichment.broken", incident=str(incident["id"]), adapter=adapter.name)
+            found = {"error": f"the API could not be asked ({type(error).__name__})"}
         return self._keep(claim, adapter.title, found)
 
     def _token(self, source_id: int | None) -> str | None:
@@ -103,14 +106,6 @@ def fitting(found: dict[str, Any]) -> dict[str, Any]:
     alert = fit(Alert(str(found.get("hostname") or "-"), IncidentType.CUSTOM, evidence=found))
     kept: dict[str, Any] = storable(alert.evidence)[0]
     return kept | ({"hostname": alert.hostname} if found.get("hostname") else {})
-
-
-def _read(enrichment: Enrichment, answer: Any) -> dict[str, Any]:
-    try:
-        return enrichment.read(answer)
-    except Exception as error:  # the edge to the adapters: recorded, and the incident is classified without
-        log.exception("enrichment.unreadable", error=type(error).__name__)
-        raise NoAnswer("the API's answer could not be read") from error
 
 
 async def ask(enrichment: Enrichment, url: str, token: str) -> Any:

@@ -6,7 +6,7 @@ The sender's times are compared with each other only, never with our clock.
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,9 @@ from openremedy.ids import new_id
 
 FLAPPING_WINDOW = timedelta(minutes=60)
 FLAPPING_EPISODES = 3
+# An alert that its sender repeats as long as it fires, and still does so long after its end, burns. Until then it may
+# be the other one of a pair that has not seen the end yet.
+AFTERMATH = timedelta(minutes=5)
 SENDER = "sender"
 HOW = ("resolution",)  # evidence of a resolve that belongs on the timeline
 NOTHING_TO_ACKNOWLEDGE = "nothing is open to acknowledge"
@@ -69,6 +72,7 @@ class Result:
     episode: uuid.UUID | None = None
     reason: str | None = None
     orphan: bool = False
+    said: Alert | None = None  # what the alert was taken for, where that is not what it was sent as
 
 
 @dataclass
@@ -110,11 +114,14 @@ def apply(
 ) -> Result:
     """Apply one alert received `at` (our clock) and return what became of it.
 
-    `opens`: an acknowledgement opens an incident where none is open. `expires_at`: until when a firing holds.
+    `opens`: an acknowledgement opens an incident where none is open. `expires_at`: until when a firing holds; one that
+    had expired when it came says that it is over since then.
     """
     match alert.status:
+        case AlertStatus.FIRING if expires_at and expires_at <= at:
+            return _over(track, alert, at, expires_at)
         case AlertStatus.FIRING:
-            result = _fire(track, alert, at)
+            result = _fire(track, alert, at, repeated=expires_at is not None)
             _renew(track, result, expires_at)
             return result
         case AlertStatus.ACKNOWLEDGED:
@@ -125,9 +132,12 @@ def apply(
             return _change(track, alert, at)
 
 
-def _fire(track: Track, alert: Alert, at: datetime) -> Result:
+def _fire(track: Track, alert: Alert, at: datetime, repeated: bool) -> Result:
     latest = track.latest
     if latest and _not_later(alert.occurred_at, latest.sender_end):
+        if repeated and latest.resolved_at and at - latest.resolved_at > AFTERMATH:
+            episode = _begin(track, alert, at, burning=True)
+            return Result(Outcome.CREATED, episode.id, "still repeated long after its end was said")
         return Result(Outcome.DUPLICATE, latest.id, "not later than the end the sender gave to an earlier episode")
     if track.open:
         return _repeat(track, track.open, alert, at)
@@ -137,6 +147,18 @@ def _fire(track: Track, alert: Alert, at: datetime) -> Result:
         _end(track, episode, at, track.orphan_end)
         return Result(Outcome.CREATED, episode.id, "its resolve had arrived before it")
     return Result(Outcome.CREATED, episode.id)
+
+
+def _over(track: Track, alert: Alert, at: datetime, end: datetime) -> Result:
+    """A firing that had expired when it came: its end, where it is not only late."""
+    episode = track.open
+    if episode and episode.expires_at and end >= episode.expires_at:
+        # An alert ends before the time that it had promised to hold. This repetition was long on its way.
+        _touch(track, episode, at)
+        return Result(Outcome.DUPLICATE, episode.id, "a repetition that came too late to hold")
+    ended = replace(alert, status=AlertStatus.RESOLVED, occurred_at=end)
+    # Not remembered where nothing is open: its firing cannot come later, and a clock that is off must hide nothing.
+    return replace(_resolve(track, ended, at), orphan=False, said=ended)
 
 
 def _renew(track: Track, result: Result, expires_at: datetime | None) -> None:
@@ -188,7 +210,8 @@ def _touch(track: Track, episode: Episode, at: datetime) -> None:
     episode.changed = True
 
 
-def _begin(track: Track, alert: Alert, at: datetime) -> Episode:
+def _begin(track: Track, alert: Alert, at: datetime, burning: bool = False) -> Episode:
+    """`burning`: the end that its sender gave to the last episode was none."""
     before = track.latest
     episode = Episode(
         id=new_id(),
@@ -201,9 +224,9 @@ def _begin(track: Track, alert: Alert, at: datetime) -> Episode:
         event_at=alert.occurred_at,
         event_digest=alert.digest() if alert.occurred_at else None,
         fired_at=alert.occurred_at,
-        sender_end=before.sender_end if before else None,
+        sender_end=before.sender_end if before and not burning else None,
         previous=before.id if before else None,
-        still_firing=before is not None and not before.sender_ended,
+        still_firing=burning or (before is not None and not before.sender_ended),
         newest=alert,
         new=True,
     )

@@ -1,28 +1,24 @@
 """Sources: the tools that send to a tenant, their credentials, what an admin chose for them, and how they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from marshmallow import ValidationError
+from marshmallow import Schema, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from openremedy import crypto
+from openremedy import crypto, heartbeat
 from openremedy.alerts import Outcome
 from openremedy.crypto import Vault
-from openremedy.errors import Conflict, Invalid, NotFound
+from openremedy.errors import Conflict, Invalid, NotFound, Problem
 from openremedy.incidents import stamp
 from openremedy.models import SecretKind, Source, SourceSecret, SourceToken, now
 from openremedy.tenants import MAX_LIVE_SECRETS, find_tenant, given, label, unique
 
 MAX_STALE_AFTER = 366 * 24 * 3600
 MAX_RATE_LIMIT = 1_000_000
-# A source is silent when its heartbeat is overdue by this: the tool repeats it at its own pace, which we only know
-# from the last two.
-GAPS_MISSED = 2.5
-SHORTEST_SILENCE = 300  # seconds
-SILENCE_UNTIL_TWO_ARE_SEEN = 24 * 3600
 UNCHANGED: Any = object()
 
 
@@ -60,9 +56,11 @@ def list_sources(session: Session, tenant_id: int) -> Sequence[Source]:
 
 def find_source(session: Session, slug: str, source: str) -> Source:
     """A tenant's source by its id or name. Raises NotFound."""
-    for one in list_sources(session, find_tenant(session, slug).id):
-        if source in (str(one.id), one.name):
-            return one
+    known = list_sources(session, find_tenant(session, slug).id)
+    # An id first: somebody may have named another one like it.
+    found = {one.name: one for one in known} | {str(one.id): one for one in known}
+    if source in found:
+        return found[source]
     raise NotFound(f"{slug!r} has no source {source!r}.")
 
 
@@ -98,22 +96,23 @@ def rotate_source(session: Session, source: Source, grace: timedelta) -> tuple[s
     return token, until
 
 
-def add_signing_secret(session: Session, vault: Vault, source: Source, value: str) -> SourceSecret:
+def add_signing_secret(session: Session, vault: Vault, source: Source, value: str) -> None:
     """Add a secret with which the tool signs; those there are go on working. Raises Invalid, Conflict."""
     _lock(session, source)
+    _add_signing_secret(vault, source, value)
+    session.commit()
+
+
+def _add_signing_secret(vault: Vault, source: Source, value: str) -> None:
     secret = _secret(vault, value, SecretKind.SIGNING)
     if len(signing_secrets(source)) >= MAX_LIVE_SECRETS:
         raise Conflict(f"This source has {MAX_LIVE_SECRETS} signing secrets already; remove one that is not used.")
     source.secrets.append(secret)
-    session.commit()
-    return secret
 
 
 def signing_secrets(source: Source) -> list[SourceSecret]:
     """The secrets with which the tool may sign, oldest first."""
-    moment = now()
-    live = (one for one in source.secrets if one.expires_at is None or one.expires_at > moment)
-    return [one for one in live if one.kind is SecretKind.SIGNING]
+    return [one for one in source.secrets if one.kind is SecretKind.SIGNING]
 
 
 def remove_signing_secret(session: Session, source: Source, secret_id: str) -> None:
@@ -125,16 +124,16 @@ def remove_signing_secret(session: Session, source: Source, secret_id: str) -> N
     session.commit()
 
 
-def set_api_token(session: Session, vault: Vault, source: Source, value: str) -> None:
+def _set_api_token(session: Session, vault: Vault, source: Source, value: str) -> None:
     """Keep the token with which a worker may read the tool's own API; an empty one ends it. Raises Invalid."""
-    _lock(session, source)
+    if not value.isascii():  # it goes into a header
+        _refused("api_token", "Must be printable ASCII.")
     secret = _secret(vault, value, SecretKind.API) if value else None
     for one in [one for one in source.secrets if one.kind is SecretKind.API]:
         source.secrets.remove(one)
         session.delete(one)
     if secret:
         source.secrets.append(secret)
-    session.commit()
 
 
 def _lock(session: Session, source: Source) -> None:
@@ -155,24 +154,41 @@ def edit_source(
     rate_limit: int | None = UNCHANGED,
     disabled: bool = UNCHANGED,
     options: Mapping[str, Any] = UNCHANGED,
-    shape: Any = None,
+    shape: Schema | None = None,
+    api_token: str = UNCHANGED,
+    signing_secret: str = UNCHANGED,
+    vault: Vault | None = None,
 ) -> None:
-    """Change what is given. `options` are merged into those there are and checked by `shape`, the adapter's schema.
+    """Change what is given, all of it or nothing. `options` are merged into those there are and checked by `shape`, the
+    adapter's schema; `api_token` (empty: ends it) and one more `signing_secret` need the `vault`.
 
     Raises Invalid, Conflict.
     """
-    if name is not UNCHANGED:
-        source.name = label(name, 100) or _refused("name", "Must not be empty.")
-    if stale_after is not UNCHANGED:
-        source.stale_after = _within("stale_after", stale_after, 1, MAX_STALE_AFTER)
-    if rate_limit is not UNCHANGED:
-        source.rate_limit = _within("rate_limit", rate_limit, 0, MAX_RATE_LIMIT)
-    if disabled is not UNCHANGED:
-        source.disabled_at = (source.disabled_at or now()) if disabled else None
-    if options is not UNCHANGED:
-        source.options = _options(shape, {**source.options, **options})
-    with unique(session, "There is a source of this name already."):
-        session.add(source)
+    _lock(session, source)
+    with unique(session, "There is a source of this name already."), _all_or_nothing(session):
+        if name is not UNCHANGED:
+            source.name = label(name, 100) or _refused("name", "Must not be empty.")
+        if stale_after is not UNCHANGED:
+            source.stale_after = _within("stale_after", stale_after, 1, MAX_STALE_AFTER)
+        if rate_limit is not UNCHANGED:
+            source.rate_limit = _within("rate_limit", rate_limit, 0, MAX_RATE_LIMIT)
+        if disabled is not UNCHANGED:
+            source.disabled_at = (source.disabled_at or now()) if disabled else None
+        if options is not UNCHANGED and shape is not None:
+            source.options = _options(shape, {**source.options, **options})
+        if api_token is not UNCHANGED and vault is not None:
+            _set_api_token(session, vault, source, api_token)
+        if signing_secret is not UNCHANGED and vault is not None:
+            _add_signing_secret(vault, source, signing_secret)
+
+
+@contextmanager
+def _all_or_nothing(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except Problem:
+        session.rollback()
+        raise
 
 
 def _within(field: str, value: int | None, least: int, most: int) -> int | None:
@@ -181,7 +197,7 @@ def _within(field: str, value: int | None, least: int, most: int) -> int | None:
     return value
 
 
-def _options(shape: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options(shape: Schema, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the adapter's schema takes them; null takes one back to its default."""
     chosen = {name: value for name, value in options.items() if value is not None}
     if unknown := sorted(set(chosen) - set(shape.fields)):
@@ -208,10 +224,7 @@ def silent(source: Source, moment: datetime) -> bool | None:
         return None
     if source.heartbeat_ended_at:
         return True
-    allowed = SILENCE_UNTIL_TWO_ARE_SEEN
-    if source.heartbeat_gap is not None:
-        allowed = max(int(source.heartbeat_gap * GAPS_MISSED), SHORTEST_SILENCE)
-    return (moment - source.heartbeat_at).total_seconds() > allowed
+    return (moment - source.heartbeat_at).total_seconds() > heartbeat.allowed(source.heartbeat_gap)
 
 
 def url_of(public_url: str, slug: str, adapter: str) -> str:
@@ -244,15 +257,15 @@ def as_json(source: Source, url: str) -> dict[str, Any]:
         }
         if refused_at
         else None,
-        "tokens": [_credential(one) for one in source.tokens if one.expires_at is None or one.expires_at > moment],
-        "signing_secrets": [{"id": str(one.id)} | _credential(one) for one in signing_secrets(source)],
+        "tokens": [
+            _used(one) | {"expires_at": stamp(one.expires_at)}
+            for one in source.tokens
+            if one.expires_at is None or one.expires_at > moment
+        ],
+        "signing_secrets": [{"id": str(one.id)} | _used(one) for one in signing_secrets(source)],
         "api_token": any(one.kind is SecretKind.API for one in source.secrets),
     }
 
 
-def _credential(one: SourceToken | SourceSecret) -> dict[str, Any]:
-    return {
-        "created_at": stamp(one.created_at),
-        "expires_at": stamp(one.expires_at),
-        "last_used": stamp(one.last_used_at),
-    }
+def _used(one: SourceToken | SourceSecret) -> dict[str, Any]:
+    return {"created_at": stamp(one.created_at), "last_used": stamp(one.last_used_at)}

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from openremedy import lifecycle
+from openremedy import heartbeat, lifecycle
 from openremedy.alerts import Alert, AlertStatus, Outcome
 from openremedy.errors import Unavailable
 from openremedy.lifecycle import Episode, Result, Track
@@ -102,7 +102,7 @@ _SOURCE_SEEN = (
     )
 )
 # The row is locked already by what counts.
-_LAST_BEAT = select(_sources.c.heartbeat_at).where(_sources.c.id == bindparam("b_id"))
+_LAST_BEAT = select(_sources.c.heartbeat_at, _sources.c.heartbeat_gap).where(_sources.c.id == bindparam("b_id"))
 _BEAT = update(_sources).where(_sources.c.id == bindparam("b_id"))
 
 
@@ -362,7 +362,7 @@ def _write_alerts(
 
 
 def _alert_row(arrival: Arrival, result: Result) -> dict[str, Any]:
-    alert = arrival.alert
+    alert = result.said or arrival.alert
     return {
         "incident_id": result.episode,
         "position": arrival.position,
@@ -391,8 +391,8 @@ def _note_source(
     beats = [one.beat for one in unplaced if one.beat is not None]
     if not beats:
         return
-    before = connection.execute(_LAST_BEAT, {"b_id": source_id}).scalar_one()
-    gap = int((at - before).total_seconds()) if before else None
+    before, gap = connection.execute(_LAST_BEAT, {"b_id": source_id}).one()
+    gap = heartbeat.learnt(gap, before, at)
     values = {"heartbeat_at": at, "heartbeat_gap": gap, "heartbeat_ended_at": None} if any(beats) else {}
     connection.execute(_BEAT.values(values or {"heartbeat_ended_at": at}), {"b_id": source_id})
 

@@ -18,6 +18,7 @@ from openremedy.alerts import (
     Severity,
     compact,
     hashed,
+    storable,
 )
 
 UNKNOWN_HOST = "unknown"
@@ -25,6 +26,7 @@ MAX_HOST = 253
 MAX_KEY = 255
 CUTS = (64 * 1024, 8 * 1024, 1024, 128)  # lengths that texts and lists are cut to, until the evidence fits
 CUT = "… [cut by OpenRemedy]"
+_UNSTORABLE_JSON = re.compile(r"\\u0000|[\ud800-\udfff]")
 
 
 # ---------------------------------------------------------------- what a native alert becomes
@@ -293,6 +295,7 @@ def _printable(text: str) -> bool:
 
 
 def _fit_host(host: str) -> str:
+    host = host[: 2 * MAX_HOST]
     if not _printable(host):
         host = "".join(char if _printable(char) else "\N{REPLACEMENT CHARACTER}" for char in host)
     return host.strip()[:MAX_HOST].strip() or UNKNOWN_HOST
@@ -308,6 +311,8 @@ def _fit_key(key: str | None) -> str | None:
 def _fit_evidence(evidence: Mapping[str, Any]) -> Mapping[str, Any]:
     cuts = iter(CUTS)
     fitting: dict[str, Any] = _cut(dict(evidence), MAX_EVIDENCE_BYTES, MAX_EVIDENCE_DEPTH)
+    if _UNSTORABLE_JSON.search(compact(fitting)):
+        fitting = storable(fitting)[0]  # before it is measured: keys that become equal grow
     while _size(fitting) > MAX_EVIDENCE_BYTES:
         longest = next(cuts, None)
         fitting = _cut(fitting, longest, MAX_EVIDENCE_DEPTH) if longest else _small_part(fitting)

@@ -386,3 +386,16 @@ def test_a_status_of_adapters_is_named_beside_the_other_errors() -> None:
     with pytest.raises(Invalid) as caught:
         parse_alert(b'{"hostname": "", "incident_type": "x", "severity": 1, "status": "note"}')
     assert set(caught.value.fields or ()) == {"hostname", "incident_type", "severity", "status"}
+
+
+def test_many_keys_that_become_equal_are_kept_apart_in_linear_time_and_measured_as_they_became() -> None:
+    surrogates = [f"\\ud{high:03x}" for high in range(0x800, 0x880)]
+    keys = [first + second for first in surrogates[:64] for second in surrogates[:64]]
+    head = '{"hostname":"a","incident_type":"custom","evidence":{'
+    alert, _ = parse_alert((head + ",".join(f'"{key}":1' for key in keys) + "}}").encode())
+    assert len(alert.evidence) == len(keys) == 4096
+    assert sum(map(len, alert.evidence)) < 4096 * 8
+    long = ",".join(f'"{key}{"x" * 80}":1' for key in keys)
+    with pytest.raises(Invalid) as refused:
+        parse_alert((head + long + "}}").encode())
+    assert refused.value.code == "evidence_too_large"

@@ -370,7 +370,7 @@ def test_the_scheduler_outlives_an_absent_database(app: Flask, engine: Engine, m
     rounds: list[int] = []
     stopped = threading.Event()
 
-    def sweep(*_: Any) -> dict[str, int]:
+    def sweep(*_: Any, **__: Any) -> dict[str, int]:
         rounds.append(1)
         if len(rounds) == 3:
             stopped.set()

@@ -218,7 +218,7 @@ def test_an_adapter_that_stumbles_over_the_answer_costs_nothing(alice: Tenant, s
     adapters["pagerduty"] = dataclasses.replace(adapters["pagerduty"], enrichment=broken)
     incident_id = opened(source)
     classify(alice.app)
-    assert "could not be read" in alice.incident(incident_id)["evidence"]["enrichment"]["error"]
+    assert "could not be asked (KeyError)" in alice.incident(incident_id)["evidence"]["enrichment"]["error"]
 
 
 def test_a_token_that_no_key_opens_is_as_none(alice: Tenant, source: Source, api: Api) -> None:

@@ -80,7 +80,7 @@ def test_an_unexpected_error_shows_where_and_not_with_what(
     alice: Tenant,
     log_format: str,
 ) -> None:
-    def boom(*_: object) -> None:
+    def boom(*_: object, **__: object) -> None:
         raise RuntimeError("unforeseen")
 
     monkeypatch.setattr("openremedy.store.lifecycle.apply", boom)

@@ -431,6 +431,22 @@ def test_a_source_is_silent_when_its_heartbeat_stops(alice: Tenant, alertmanager
         assert shown(alice, alertmanager)["silent"] is False
 
 
+def test_twins_and_a_long_silence_do_not_change_the_pace_of_a_heartbeat(alice: Tenant, alertmanager: Source) -> None:
+    with time_machine.travel(datetime(2026, 3, 2, 8, 0, tzinfo=UTC), tick=False) as clock:
+        for minutes in (0, 240):
+            clock.shift(timedelta(minutes=minutes))
+            beat(alertmanager)
+            clock.shift(timedelta(seconds=3))
+            beat(alertmanager)
+        clock.shift(timedelta(hours=9))
+        assert shown(alice, alertmanager)["silent"] is False
+        clock.shift(timedelta(days=14))
+        assert shown(alice, alertmanager)["silent"] is True
+        beat(alertmanager)
+        clock.shift(timedelta(hours=11))
+        assert shown(alice, alertmanager)["silent"] is True, "two weeks of silence are no pace"
+
+
 def test_a_heartbeat_that_is_said_to_end_is_silence_at_once(alice: Tenant, alertmanager: Source) -> None:
     beat(alertmanager)
     beat(alertmanager, "resolved")
@@ -506,6 +522,40 @@ def test_an_end_in_the_past_is_a_resolve(alice: Tenant, alertmanager: Source) ->
     assert (ended["outcome"], ended["incident_id"]) == ("resolved", first["incident_id"])
     assert straight(alertmanager, ahead(-0.1))["outcome"] == "ignored"
     assert alice.incident(first["incident_id"])["status"] == "resolved"
+
+
+def test_a_repetition_that_was_long_on_its_way_ends_nothing(alice: Tenant, alertmanager: Source) -> None:
+    first = straight(alertmanager, ahead(4))
+    late = ahead(5)
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=6)):
+        assert straight(alertmanager, late)["outcome"] == "duplicate"
+        assert alice.incident(first["incident_id"])["status"] == "open"
+        assert straight(alertmanager, ahead(4))["incident_id"] == first["incident_id"]
+        assert swept(alice.app) == 0
+
+
+def test_an_alert_that_is_repeated_long_after_its_end_burns(alice: Tenant, alertmanager: Source) -> None:
+    """A clock that was set back for a moment has made an end of a repetition."""
+    first = straight(alertmanager, ahead(4))
+    assert straight(alertmanager, ahead(-0.1))["outcome"] == "resolved"
+    assert straight(alertmanager, ahead(4))["outcome"] == "duplicate", "or the other one of a pair"
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=6)):
+        again = straight(alertmanager, ahead(4))
+        repeated = straight(alertmanager, ahead(5))
+    assert (again["outcome"], repeated["outcome"]) == ("created", "duplicate")
+    incident = alice.incident(again["incident_id"])
+    assert (incident["previous_incident_id"], incident["still_firing"]) == (first["incident_id"], True)
+    assert incident["status"] == "open"
+    assert repeated["incident_id"] == again["incident_id"]
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=8)):
+        assert straight(alertmanager, ahead(-0.1))["outcome"] == "resolved"
+
+
+def test_a_clock_behind_ours_hides_nothing_once_it_is_right(alice: Tenant, alertmanager: Source) -> None:
+    assert straight(alertmanager, ahead(-1))["outcome"] == "ignored"
+    found = straight(alertmanager, ahead(4))
+    assert found["outcome"] == "created"
+    assert alice.incident(found["incident_id"])["status"] == "open"
 
 
 def test_an_alert_that_says_no_end_holds_for_ever(alice: Tenant, alertmanager: Source) -> None:
@@ -639,6 +689,8 @@ def test_a_source_that_cannot_be_is_refused_by_its_field(alice: Tenant, body: An
         ({"options": {"no_such": 1}}, "options"),
         ({"options": {"signature_header": "not a header"}}, "options"),
         ({"options": []}, "options"),
+        ({"api_token": "töken"}, "api_token"),
+        ({"name": "half-way", "api_token": "ü"}, "api_token"),
         ({"disabled": "yes"}, "disabled"),
         ({"unknown": 1}, "unknown"),
     ],
@@ -694,3 +746,17 @@ def test_no_source_is_changed_by_reading_it(alice: Tenant, alertmanager: Source)
     shown(alice, alertmanager)
     with alice.app.app_context():
         assert db.session.execute(select(*SourceRow.__table__.c)).all() == before
+
+
+def test_an_id_is_found_before_a_name_that_looks_like_it(alice: Tenant) -> None:
+    first, second = alice.source("grafana"), alice.source("grafana")
+    change(alice, first, name=str(second.id))
+    with alice.app.app_context():
+        assert sources.find_source(db.session(), "alice", str(second.id)).id == second.id
+
+
+@on_sqlite
+def test_a_body_of_more_alerts_than_any_tool_sends_is_refused_whole(alice: Tenant, alertmanager: Source) -> None:
+    body = b'{"alerts":[' + b",".join([b"{}"] * 25_001) + b"]}"
+    assert "25001 alerts" in refused(alertmanager.send(body), 413, "too_large")["message"]
+    assert alice.incidents() == []

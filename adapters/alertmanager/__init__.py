@@ -122,7 +122,10 @@ def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
 
 
 def _severity(labels: Mapping[str, str]) -> Severity:
-    known = (severity_of(labels[name]) for name in SEVERITY_LABELS if name in labels)
+    # A number by itself is a rank: `priority: 1` is P1.
+    known = (
+        severity_of(labels[name]) or severity_of(f"{name}:{labels[name]}") for name in SEVERITY_LABELS if name in labels
+    )
     return next((severity for severity in known if severity), Severity.MEDIUM)
 
 

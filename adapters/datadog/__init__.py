@@ -28,6 +28,7 @@ from openremedy.adapter import (
     Translation,
     Unsupported,
     incident_type_of,
+    port_of,
     severity_of,
     text_of,
     time_of_epoch,
@@ -103,7 +104,6 @@ AGENT_UP = "datadog.agent.up"
 SERVICE_TAGS = ("unit", "process", "process_name", "windows_service")
 MOUNT_TAGS = ("mount", "mount_point", "mountpoint")
 
-TEST = "[TEST]"
 TESTED = "Test notification received: this source is connected. A real alert of the monitor will open an incident."
 ADVICE = (
     "This is not an event of Datadog: there is no title, message, event or monitor in it, or none of its variables was "
@@ -116,7 +116,7 @@ _NOT_LETTERS = re.compile(r"[^a-z]+")
 _PRIORITY = re.compile(r"P([1-5])(?!\d)", re.IGNORECASE)
 # What Datadog writes before a monitor's own title: [P2] [TEST] [Triggered on {host:web-01,device:/dev/sda1}].
 _PREFIX = re.compile(
-    r"\s*\[(?:(?P<priority>P[1-5])|TEST|(?P<transition>(?:Re-)?(?:Triggered|Recovered|Warn|No Data|Renotify)"
+    r"\s*\[(?:(?P<priority>P[1-5])|(?P<test>TEST)|(?P<transition>(?:Re-)?(?:Triggered|Recovered|Warn|No Data|Renotify)"
     r"|[^\[\]{}]{1,40}?(?= on \{))(?: on (?:\{(?P<scope>[^}]*)\})?[^\]]*)?)\]",
     re.IGNORECASE,
 )
@@ -206,7 +206,8 @@ class Reading:
 
     @property
     def is_test(self) -> bool:
-        return TEST in self.title or TEST in self.event["alert_title"]
+        """By a prefix: a monitor whose own name speaks of a test is none."""
+        return "test" in self.prefixes or "test" in _taken_apart(self.event["alert_title"])[0]
 
     @property
     def no_data(self) -> bool:
@@ -434,9 +435,9 @@ def _thing(reading: Reading, incident_type: IncidentType) -> dict[str, Any]:
         case IncidentType.DISK_FULL:
             return _disk(reading)
         case IncidentType.SERVICE_DOWN:
-            return {"service_name": _service(reading), "port": _port(reading)}
+            return {"service_name": _service(reading), "port": port_of(reading.tag("port"))}
         case IncidentType.PORT_UNAVAILABLE:
-            return {"port": _port(reading)}
+            return {"port": port_of(reading.tag("port"))}
         case _:
             return {}
 
@@ -453,11 +454,6 @@ def _service(reading: Reading) -> str:
         return "datadog-agent"
     product, _, aspect = reading.measured.partition(".")
     return reading.tag(*SERVICE_TAGS) or (product if aspect == "can_connect" else "") or reading.tag("service")
-
-
-def _port(reading: Reading) -> int | str:
-    port = reading.tag("port")
-    return int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else port
 
 
 adapter = Adapter(

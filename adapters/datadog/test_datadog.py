@@ -163,7 +163,9 @@ def test_a_link_of_a_person_does_not_name_the_monitor() -> None:
 # ---------------------------------------------------------------- what is no alert
 
 
-@pytest.mark.parametrize("title", ["[TEST] Disk", "[P1] [Recovered on {host:a}] [TEST] Disk", "Disk [TEST]"])
+@pytest.mark.parametrize(
+    "title", ["[TEST] Disk", "[P1] [Recovered on {host:a}] [TEST] Disk", "[TEST] [P2] [Triggered] Disk"]
+)
 def test_a_test_notification_opens_nothing(title: str) -> None:
     for key in ("title", "alert_title", "EVENT_TITLE"):
         assert isinstance(translated({key: title, "id": "1"}), Ignored)

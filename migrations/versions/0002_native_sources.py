@@ -38,7 +38,6 @@ def upgrade() -> None:
                 nullable=False,
             )
         )
-        batch_op.add_column(sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
 
     with op.batch_alter_table("sources", schema=None) as batch_op:
@@ -101,6 +100,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Without its kind a token for the tool's API would be taken for a secret that the tool signs with.
+    op.execute("DELETE FROM source_secrets WHERE kind = 'api'")
     with op.batch_alter_table("sources", schema=None) as batch_op:
         batch_op.drop_column("last_refusal_message")
         batch_op.drop_column("last_refusal_reason")
@@ -119,7 +120,6 @@ def downgrade() -> None:
 
     with op.batch_alter_table("source_secrets", schema=None) as batch_op:
         batch_op.drop_column("last_used_at")
-        batch_op.drop_column("expires_at")
         batch_op.drop_column("kind")
 
     with op.batch_alter_table("incidents", schema=None) as batch_op:

@@ -163,5 +163,4 @@ class SourceSecret(Base):
     kind: Mapped[SecretKind] = mapped_column(
         words(SecretKind), default=SecretKind.SIGNING, server_default=SecretKind.SIGNING.value
     )
-    expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
