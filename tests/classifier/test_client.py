@@ -137,8 +137,11 @@ def test_a_hanging_server_is_away_and_the_prompt_is_counted() -> None:
         ("soon", None),
         ("nan", None),
         ("", None),
-        (format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True), 0),
-        (format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), RETRY_AFTER_LIMIT),
+        # Named: two test processes must collect the same names, also where a second passes between them.
+        pytest.param(format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True), 0, id="yesterday"),
+        pytest.param(
+            format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), RETRY_AFTER_LIMIT, id="tomorrow"
+        ),
         ("Mon, 99 Foo 2026 99:99:99 GMT", None),
     ],
 )
