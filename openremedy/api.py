@@ -180,8 +180,9 @@ class IncidentPage(Schema):
 
 
 class DeliverySummary(Schema):
-    """One HTTP body that was received; `status_code`, `reason` and `message` are what its sender was told. Of one that was
-    accepted `message` may be a remark, such as alerts that its tool has left out.
+    """One HTTP body that was received; `status_code`, `reason` and `message` are what its sender was told.
+
+    Of one that was accepted `message` may be a remark, such as alerts that its tool has left out.
     """
 
     id = fields.String()
