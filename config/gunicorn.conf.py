@@ -15,8 +15,8 @@ threads = 8
 timeout = 30
 # How long requests in hand may take after a stop; below supervisord's stopwaitsecs.
 graceful_timeout = 15
-# Seconds. An idle connection holds no thread. Longer than most tools pause between two notifications: one that we close
-# at the moment the next is posted on it fails, and is counted by the tool as a failed notification.
+# Seconds. An idle connection holds no thread. Longer than most tools pause between two notifications, because one that
+# we close at the moment the next is posted on it fails, and some tools do not try again.
 keepalive = 75
 
 # Each worker makes its own pools and clients: nothing connected is shared over a fork.

@@ -288,9 +288,9 @@ class RedisServer(Server):
 
 
 class Alertmanager(Server):
-    """A real Alertmanager; `peers` are the ports of others that it forms a cluster with."""
+    """A real Alertmanager; with `peers`, the ports of others, it is one of a cluster (an empty tuple: its first)."""
 
-    def __init__(self, folder: Path, config: str, peers: tuple[int, ...] = ()) -> None:
+    def __init__(self, folder: Path, config: str, peers: tuple[int, ...] | None = None) -> None:
         super().__init__(folder)
         self.cluster_port = free_port()
         self.peers = peers
@@ -298,12 +298,20 @@ class Alertmanager(Server):
         (folder / "alertmanager.yml").write_text(config)
 
     def command(self) -> list[str]:
-        gossip = f"127.0.0.1:{self.cluster_port}"
         return [
             _program("prometheus-alertmanager", "alertmanager"),
             "--config.file=alertmanager.yml",
             "--storage.path=data",
             f"--web.listen-address=127.0.0.1:{self.port}",
+            *self._cluster(),
+        ]
+
+    def _cluster(self) -> list[str]:
+        if self.peers is None:
+            # Otherwise it waits for others, some ten seconds, and meanwhile its first notification may time out.
+            return ["--cluster.listen-address="]
+        gossip = f"127.0.0.1:{self.cluster_port}"
+        return [
             f"--cluster.listen-address={gossip}",
             f"--cluster.advertise-address={gossip}",
             "--cluster.peer-timeout=3s",

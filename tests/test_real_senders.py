@@ -259,14 +259,16 @@ def pair(service: Stack) -> Iterator[tuple[Alertmanager, Alertmanager]]:
     source = add_source(service, "pair")
     config = CONFIG.format(url=source["url"].replace("8000", str(service.port)), token=source["token"])
     with ExitStack() as stack:
-        first = stack.enter_context(running(lambda folder: Alertmanager(folder, config)))
+        first = stack.enter_context(running(lambda folder: Alertmanager(folder, config, ())))
         second = stack.enter_context(running(lambda folder: Alertmanager(folder, config, (first.cluster_port,))))
-        until(lambda: members(first) == members(second) == 2, "both have found each other")
+        until(lambda: all(map(settled, (first, second))), "both have found each other", seconds=60)
         yield first, second
 
 
-def members(server: Alertmanager) -> int:
-    return len(requests.get(f"{server.url}/api/v2/status", timeout=10).json()["cluster"]["peers"])
+def settled(server: Alertmanager) -> bool:
+    """Whether it knows of the other one and has begun to notify."""
+    cluster = requests.get(f"{server.url}/api/v2/status", timeout=10).json()["cluster"]
+    return cluster["status"] == "ready" and len(cluster["peers"]) == 2
 
 
 def test_two_alertmanagers_of_a_cluster_are_one_incident(
