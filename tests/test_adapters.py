@@ -296,7 +296,10 @@ def test_evidence_over_the_limit_is_cut_and_the_raw_body_kept(alice: Tenant, ada
     assert answer.status_code == 202
     delivery = alice.get(f"/deliveries/{answer.get_json()['delivery_id']}")
     assert delivery["body"].encode() == huge
+    for expected, stored in zip(case.expected["alerts"], answer.get_json()["alerts"], strict=True):
+        assert (stored["outcome"] == "rejected") == ("rejected" in expected), stored
     shown = [one["incident_id"] for one in answer.get_json()["alerts"] if one["incident_id"]]
+    assert shown or "expires_at" in case.expected["alerts"][0]
     for incident_id in shown:
         assert len(json.dumps(alice.incident(incident_id)["evidence"])) <= MAX_EVIDENCE_BYTES * 1.1
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from openremedy.translation import fingerprint
 from services import Alertmanager, PostgresServer, Prometheus, RedisServer, postgres, running, until
 from stack import Stack
 
@@ -161,6 +162,7 @@ def test_an_alert_opens_an_incident_repeats_and_ends(service: Stack, alertmanage
     (incident,) = arrived(service, "single", status="open")
     assert (incident["hostname"], incident["incident_type"], incident["severity"]) == ("web-1", "disk_full", "critical")
     assert (incident["source"], incident["evidence"]["mount"]) == ("single", "/")
+    assert incident["dedup_key"] == fingerprint(incident["evidence"]["labels"]), "Alertmanager's own, and ours"
     repeated = until(lambda: [one for one in duplicates(service, "single") if one], "a repeat notification")
     assert repeated[0]["occurrences"] == 1
     fire(alertmanager, "single", host("web-1"), minutes=-0.01)
