@@ -166,7 +166,10 @@ class Wire:
                 if asks and not self._from_client:
                     self.turns += 1
                 self._from_client = asks
-                other.sendall(part)
+                try:
+                    other.sendall(part)
+                except OSError:  # the other side has closed meanwhile
+                    return
 
     @staticmethod
     def _read(one: socket.socket) -> bytes:
