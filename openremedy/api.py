@@ -22,7 +22,7 @@ from openremedy.ids import parse_id
 from openremedy.incidents import Filters, stamp
 from openremedy.models import AlertRecord, Delivery, IncidentStatus, Recipe, Role, Source, Triage, table
 from openremedy.registry import KEY as ADAPTERS
-from openremedy.registry import adapters
+from openremedy.registry import adapters, options_of
 from openremedy.services import services
 
 HIDDEN_HEADERS = "signature"  # a header named like this: with the body it could be sent again
@@ -587,11 +587,7 @@ def get_source(source_id: str) -> dict[str, Any]:
 @blueprint.response(200, SourceJson)
 def edit_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
     """Change name, limits, options, or disable and enable it. An empty api_token ends the one there is."""
-    source = _source(source_id)
-    if "options" in body:
-        body["shape"] = _adapter(source.adapter).options
-    sources.edit_source(db.session(), source, vault=services().vault, **body)
-    return _source_json(source)
+    return _edited(source_id, **body)
 
 
 @blueprint.post("/sources/<source_id>/rotate")
@@ -611,9 +607,7 @@ def rotate_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
 @blueprint.response(201, SourceJson)
 def add_signing_secret(body: dict[str, Any], source_id: str) -> dict[str, Any]:
     """Add a secret with which the tool signs; those there are go on working."""
-    source = _source(source_id)
-    sources.add_signing_secret(db.session(), services().vault, source, body["secret"])
-    return _source_json(source)
+    return _edited(source_id, add_signing_secret=body["secret"])
 
 
 @blueprint.delete("/sources/<source_id>/signing-secrets/<secret_id>")
@@ -621,9 +615,13 @@ def add_signing_secret(body: dict[str, Any], source_id: str) -> dict[str, Any]:
 @blueprint.response(200, SourceJson)
 def remove_signing_secret(source_id: str, secret_id: str) -> dict[str, Any]:
     """End a signing secret now."""
+    return _edited(source_id, remove_signing_secret=secret_id)
+
+
+def _edited(source_id: str, **changes: Any) -> dict[str, Any]:
     source = _source(source_id)
-    sources.remove_signing_secret(db.session(), source, secret_id)
-    return _source_json(_source(source_id))
+    sources.edit_source(db.session(), services().vault, source, options_of(source.adapter), **changes)
+    return _source_json(source)
 
 
 def _source(source_id: str) -> Source:

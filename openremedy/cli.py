@@ -149,18 +149,15 @@ def source_list(tenant_slug: str) -> tuple[dict[str, Any], str]:
 
 
 def _source_line(item: dict[str, Any]) -> str:
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in item["outcomes"].items() if count)
-    parts = [
-        f"{item['id']}  {item['adapter']}  {item['name']}  last seen {item['last_seen'] or 'never'}",
-        *(["disabled"] if item["disabled"] else []),
-        *(["SILENT: its heartbeat has stopped"] if item["silent"] else []),
-        *([counts] if counts else []),
-        *(
-            [f"last refused {item['last_refusal']['at']}: {item['last_refusal']['reason']}"]
-            if item["last_refusal"]
-            else []
-        ),
-    ]
+    parts = [f"{item['id']}  {item['adapter']}  {item['name']}  last seen {item['last_seen'] or 'never'}"]
+    if item["disabled"]:
+        parts.append("disabled")
+    if item["silent"]:
+        parts.append("SILENT: its heartbeat has stopped")
+    if counts := ", ".join(f"{count} {outcome}" for outcome, count in item["outcomes"].items() if count):
+        parts.append(counts)
+    if refusal := item["last_refusal"]:
+        parts.append(f"last refused {refusal['at']}: {refusal['reason']}")
     return "; ".join(parts)
 
 
@@ -186,7 +183,7 @@ def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[
 def source_disable(tenant_slug: str, source_id: str) -> tuple[dict[str, Any], str]:
     """Refuse whatever a source (its id or name) sends from now on."""
     one = sources.find_source(db.session(), tenant_slug, source_id)
-    sources.edit_source(db.session(), one, disabled=True)
+    _edit(one, disabled=True)
     return _source_json(one, tenant_slug) | {"disabled": True}, f"Source {one.name} is disabled."
 
 
@@ -217,27 +214,30 @@ class OrWord(click.ParamType[Any]):
 def source_edit(tenant_slug: str, source_id: str, **given: Any) -> tuple[dict[str, Any], str]:
     """Change a source (its id or name); what is not named stays."""
     one = sources.find_source(db.session(), tenant_slug, source_id)
-    if secret_id := given["remove_signing_secret"]:
-        sources.remove_signing_secret(db.session(), one, secret_id)
-    sources.edit_source(db.session(), one, vault=services().vault, **_changes(one.adapter, given))
-    db.session.refresh(one)
+    _edit(one, **_changes(given))
     answer = sources.as_json(one, _url(one, tenant_slug))
     return answer, f"Source {one.name} is changed.\n{_source_line(answer)}"
 
 
-def _changes(adapter: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The named options of `source edit` as sources.edit_source() takes them."""
-    plain = {name: given[name] for name in ("name", "stale_after", "rate_limit") if given[name] is not None}
-    changes = {name: None if value in ("off", "default") and name != "name" else value for name, value in plain.items()}
-    if given["options"]:
-        known = registry.adapters().get(adapter)
-        if known is None:
-            raise Invalid(f"The adapter {adapter!r} of this source is not installed.")
-        changes |= {"options": dict(map(_option, given["options"])), "shape": known.options}
-    for name, option in (("signing_secret", "add_signing_secret"), ("api_token", "api_token")):
-        if given[option] is not None:
-            changes[name] = _value(given[option]) or ""
-    return changes | ({"disabled": False} if given["enable"] else {})
+def _edit(one: Any, **changes: Any) -> None:
+    sources.edit_source(db.session(), services().vault, one, registry.options_of(one.adapter), **changes)
+
+
+def _changes(given: dict[str, Any]) -> dict[str, Any]:
+    """The command's own options as sources.edit_source() takes them; those that are not named are left out."""
+    # Identity and not equality: 0 is a limit of its own.
+    changes = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
+    for name, none in (("stale_after", "off"), ("rate_limit", "default")):
+        if changes.get(name) == none:
+            changes[name] = None
+    for name in ("add_signing_secret", "api_token"):
+        if name in changes:
+            changes[name] = _value(changes[name])
+    if "options" in changes:
+        changes["options"] = dict(map(_option, changes["options"]))
+    if changes.pop("enable", False):
+        changes["disabled"] = False
+    return changes
 
 
 def _option(text: str) -> tuple[str, str | None]:

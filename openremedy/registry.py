@@ -7,9 +7,10 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from flask import Flask, current_app
+from marshmallow import Schema
 
 from config import ADAPTERS
-from openremedy.adapter import Adapter
+from openremedy.adapter import Adapter, Payload
 
 GROUP = "openremedy.adapters"
 RESERVED = ("alerts",)  # the canonical endpoint
@@ -70,3 +71,9 @@ def adapters() -> Mapping[str, Adapter]:
     """The adapters of the current application."""
     found: Mapping[str, Adapter] = current_app.extensions[KEY]
     return found
+
+
+def options_of(adapter: str) -> Schema:
+    """The options that a source of this adapter may have: none where its package is not installed any more."""
+    found = adapters().get(adapter)
+    return found.options if found else Payload()

@@ -1,7 +1,6 @@
 """Sources: the tools that send to a tenant, their credentials, what an admin chose for them, and how they are."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from sqlalchemy.orm import Session
 from openremedy import crypto, heartbeat
 from openremedy.alerts import Outcome
 from openremedy.crypto import Vault
-from openremedy.errors import Conflict, Invalid, NotFound, Problem
+from openremedy.errors import Conflict, Invalid, NotFound
 from openremedy.incidents import stamp
 from openremedy.models import SecretKind, Source, SourceSecret, SourceToken, now
 from openremedy.tenants import MAX_LIVE_SECRETS, find_tenant, given, label, unique
@@ -65,7 +64,7 @@ def find_source(session: Session, slug: str, source: str) -> Source:
 
 
 def get_source(session: Session, tenant_id: int, source_id: str) -> Source:
-    """A tenant's source by its id, its row locked if the transaction writes. Raises NotFound."""
+    """A tenant's source by its id. Raises NotFound."""
     if not (source_id.isascii() and source_id.isdigit() and len(source_id) <= 18):
         raise NotFound()
     source = session.scalar(select(Source).where(Source.tenant_id == tenant_id, Source.id == int(source_id)))
@@ -96,11 +95,9 @@ def rotate_source(session: Session, source: Source, grace: timedelta) -> tuple[s
     return token, until
 
 
-def add_signing_secret(session: Session, vault: Vault, source: Source, value: str) -> None:
-    """Add a secret with which the tool signs; those there are go on working. Raises Invalid, Conflict."""
-    _lock(session, source)
-    _add_signing_secret(vault, source, value)
-    session.commit()
+def signing_secrets(source: Source) -> list[SourceSecret]:
+    """The secrets with which the tool may sign, oldest first."""
+    return [one for one in source.secrets if one.kind is SecretKind.SIGNING]
 
 
 def _add_signing_secret(vault: Vault, source: Source, value: str) -> None:
@@ -110,18 +107,12 @@ def _add_signing_secret(vault: Vault, source: Source, value: str) -> None:
     source.secrets.append(secret)
 
 
-def signing_secrets(source: Source) -> list[SourceSecret]:
-    """The secrets with which the tool may sign, oldest first."""
-    return [one for one in source.secrets if one.kind is SecretKind.SIGNING]
-
-
-def remove_signing_secret(session: Session, source: Source, secret_id: str) -> None:
-    """End a signing secret now. Raises NotFound."""
+def _remove_signing_secret(session: Session, source: Source, secret_id: str) -> None:
     secret = next((one for one in signing_secrets(source) if str(one.id) == secret_id), None)
     if secret is None:
         raise NotFound("This source has no such signing secret.")
+    source.secrets.remove(secret)
     session.delete(secret)
-    session.commit()
 
 
 def _set_api_token(session: Session, vault: Vault, source: Source, value: str) -> None:
@@ -147,25 +138,27 @@ def _lock(session: Session, source: Source) -> None:
 
 def edit_source(
     session: Session,
+    vault: Vault,
     source: Source,
+    shape: Schema,
     *,
     name: str = UNCHANGED,
     stale_after: int | None = UNCHANGED,
     rate_limit: int | None = UNCHANGED,
     disabled: bool = UNCHANGED,
     options: Mapping[str, Any] = UNCHANGED,
-    shape: Schema | None = None,
     api_token: str = UNCHANGED,
-    signing_secret: str = UNCHANGED,
-    vault: Vault | None = None,
+    remove_signing_secret: str = UNCHANGED,
+    add_signing_secret: str = UNCHANGED,
 ) -> None:
-    """Change what is given, all of it or nothing. `options` are merged into those there are and checked by `shape`, the
-    adapter's schema; `api_token` (empty: ends it) and one more `signing_secret` need the `vault`.
+    """Change what is given, all of it or nothing.
 
-    Raises Invalid, Conflict.
+    `options` are merged into those there are and checked by `shape`, the adapter's schema. An empty `api_token` ends
+    the one there is. A signing secret is added by its value, beside those there are, and removed by its id.
+    Raises Invalid, Conflict, NotFound.
     """
     _lock(session, source)
-    with unique(session, "There is a source of this name already."), _all_or_nothing(session):
+    with unique(session, "There is a source of this name already."):
         if name is not UNCHANGED:
             source.name = label(name, 100) or _refused("name", "Must not be empty.")
         if stale_after is not UNCHANGED:
@@ -174,21 +167,14 @@ def edit_source(
             source.rate_limit = _within("rate_limit", rate_limit, 0, MAX_RATE_LIMIT)
         if disabled is not UNCHANGED:
             source.disabled_at = (source.disabled_at or now()) if disabled else None
-        if options is not UNCHANGED and shape is not None:
+        if options is not UNCHANGED:
             source.options = _options(shape, {**source.options, **options})
-        if api_token is not UNCHANGED and vault is not None:
+        if api_token is not UNCHANGED:
             _set_api_token(session, vault, source, api_token)
-        if signing_secret is not UNCHANGED and vault is not None:
-            _add_signing_secret(vault, source, signing_secret)
-
-
-@contextmanager
-def _all_or_nothing(session: Session) -> Iterator[None]:
-    try:
-        yield
-    except Problem:
-        session.rollback()
-        raise
+        if remove_signing_secret is not UNCHANGED:
+            _remove_signing_secret(session, source, remove_signing_secret)
+        if add_signing_secret is not UNCHANGED:
+            _add_signing_secret(vault, source, add_signing_secret)
 
 
 def _within(field: str, value: int | None, least: int, most: int) -> int | None:

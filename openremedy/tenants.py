@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from openremedy import crypto
 from openremedy.crypto import Vault
-from openremedy.errors import Conflict, Invalid, NotFound
+from openremedy.errors import Conflict, Invalid, NotFound, Problem
 from openremedy.models import (
     ApiToken,
     Membership,
@@ -66,13 +66,16 @@ def label(text: str, limit: int) -> str:
 
 @contextmanager
 def unique(session: Session, conflict: str) -> Iterator[None]:
-    """Commit what is done inside, letting the unique index say what exists already."""
+    """Commit what is done inside, all of it or nothing, letting the unique index say what exists already."""
     try:
         yield
         session.commit()
     except IntegrityError as error:
         session.rollback()
         raise Conflict(conflict) from error
+    except Problem:
+        session.rollback()
+        raise
 
 
 def find_tenant(session: Session, slug: str) -> Tenant:

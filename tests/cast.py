@@ -98,7 +98,7 @@ class Tenant:
             )
             if options:
                 shape = registry.adapters()[adapter].options
-                sources.edit_source(db.session(), row, options=options, shape=shape)
+                sources.edit_source(db.session(), services().vault, row, shape, options=options)
             return Source(self.app, self.slug, adapter, row.id, token)
 
     def send(self, body: bytes, **headers: str) -> TestResponse:

@@ -292,6 +292,51 @@ def test_a_source_is_disabled_once_and_only_by_its_tenant(shell: Shell, app: Fla
     assert shell.json("source", "list", "acme")["items"][0]["disabled"] is True
 
 
+def test_a_source_is_changed_in_what_is_named(shell: Shell) -> None:
+    shell.json("tenant", "create", "acme")
+    shell.json("source", "add", "acme", "pagerduty", "--signing-secret", "first")
+    edited = shell.json(
+        *("source", "edit", "acme", "pagerduty", "--name", "pd", "--stale-after", "600", "--rate-limit", "0"),
+        *("--option", "region=eu", "--add-signing-secret", "-", "--api-token", "api-token"),
+        text="second\n",
+    )
+    assert (edited["name"], edited["stale_after"], edited["rate_limit"]) == ("pd", 600, 0)
+    assert (edited["options"], edited["api_token"]) == ({"region": "eu"}, True)
+    first, second = edited["signing_secrets"]
+    words = ("--stale-after", "off", "--rate-limit", "default", "--option", "region=", "--api-token", "")
+    edited = shell.json("source", "edit", "acme", "pd", *words, "--remove-signing-secret", first["id"])
+    assert (edited["stale_after"], edited["rate_limit"]) == (None, None)
+    assert (edited["options"], edited["api_token"]) == ({}, False)
+    assert edited["signing_secrets"] == [second]
+    shell.json("source", "disable", "acme", "pd")
+    assert shell.json("source", "edit", "acme", "pd", "--enable")["disabled"] is False
+
+
+@ON_ONE
+def test_a_change_of_a_source_is_made_whole_or_not_at_all(shell: Shell) -> None:
+    shell.json("tenant", "create", "acme")
+    shell.json("source", "add", "acme", "pagerduty", "--signing-secret", "first")
+    (before,) = shell.json("source", "list", "acme")["items"]
+    secret_id = before["signing_secrets"][0]["id"]
+    for words, said in (
+        (("--option", "region=mars"), "region"),
+        (("--option", "nothing=1"), "There is no option 'nothing'"),
+        (("--add-signing-secret", ""), "empty"),
+        (("--api-token", "t\u00f6ken"), "ASCII"),
+        (("--remove-signing-secret", "987"), "no such signing secret"),
+        (("--stale-after", "0"), "between 1 and"),
+    ):
+        refused = shell.refused("source", "edit", "acme", "pagerduty", "--name", "other", *words)
+        assert said in refused
+        shell.refused("source", "edit", "acme", "pagerduty", *words, "--rate-limit", "-5")
+    shell.refused(
+        "source", "edit", "acme", "pagerduty", "--remove-signing-secret", secret_id, "--option", "region=mars"
+    )
+    shell.refused("source", "edit", "acme", "pagerduty", "--rate-limit", "many", code=2)
+    shell.refused("source", "edit", "acme", "pagerduty", "--option", "region", code=2)
+    assert shell.json("source", "list", "acme")["items"] == [before]
+
+
 # ---------------------------------------------------------------- users and tokens
 
 

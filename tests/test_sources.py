@@ -27,6 +27,7 @@ from openremedy.models import Source as SourceRow
 from openremedy.models import SourceSecret, SourceToken
 from openremedy.models import Tenant as TenantRow
 from openremedy.services import services
+from openremedy.translation import Payload
 
 MakeApp = Callable[[Settings], Flask]
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -195,7 +196,7 @@ def test_a_refusal_costs_the_same_for_known_and_unknown_tenants(
     source = alice.source("grafana", signing_secret="one")
     with alice.app.app_context():
         row = sources.get_source(db.session(), db.session.scalar(select(TenantRow.id)) or 0, str(source.id))
-        sources.add_signing_secret(db.session(), services().vault, row, "two")
+        sources.edit_source(db.session(), services().vault, row, Payload(), add_signing_secret="two")
     charlie.source("grafana")
     grafana = alice.app.extensions["openremedy.adapters"]["grafana"]
     calls: list[str] = []
