@@ -144,6 +144,12 @@ class _Known:
 
 
 @dataclass(frozen=True)
+class _Tenants:
+    by_slug: Mapping[str, _Known] = field(default_factory=dict)
+    most: int = 1  # secrets of the tenant that has most of them
+
+
+@dataclass(frozen=True)
 class Caller:
     """Who signed: the tenant and which of its secrets."""
 
@@ -156,7 +162,7 @@ class Directory:
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
         self._opened = Opened(vault)
-        self._known: Fresh[dict[str, _Known]] = Fresh(engine, self._read, {})
+        self._known: Fresh[_Tenants] = Fresh(engine, self._read, _Tenants())
 
     def authenticate(self, slug: str, body: bytes, signature: str | None) -> Caller:
         """The caller whose live secret signed `body`. Raises Unauthorized, Unavailable."""
@@ -175,22 +181,21 @@ class Directory:
         Empty for a tenant that has none any more: it then fails at the door as every wrong one.
         """
         self._known.since(time.monotonic() - MAX_AGE)
-        known = self._known.value.get(slug)
+        known = self._known.value.by_slug.get(slug)
         live = [one for one in known.secrets if one.live(now())] if known else []
         return signing.sign(live[-1].value, body) if live else ""
 
     def _check(self, slug: str, body: bytes, signature: str | None) -> Caller | None:
         moment = now()
-        known = self._known.value.get(slug)
+        known = self._known.value.by_slug.get(slug)
         live = [one for one in known.secrets if one.live(moment)] if known else []
-        most = max((len(one.secrets) for one in self._known.value.values()), default=1)
-        values = [one.value for one in live] + [_DUMMY] * (most - len(live))
+        values = [one.value for one in live] + [_DUMMY] * (self._known.value.most - len(live))
         position = signing.matching(values, body, signature)
         if known is None or position is None or position >= len(live):
             return None
         return Caller(known.tenant_id, live[position].id)
 
-    def _read(self, connection: Connection) -> dict[str, _Known]:
+    def _read(self, connection: Connection) -> _Tenants:
         rows = connection.execute(_LIVE, {"moment": now()}).all()
         values = self._opened.open([(secret_id, locked) for _, _, secret_id, locked, _ in rows])
         known: dict[str, _Known] = {}
@@ -198,7 +203,7 @@ class Directory:
             if secret_id in values:
                 secret = Secret(secret_id, values[secret_id], expires_at)
                 known.setdefault(slug, _Known(tenant_id)).secrets.append(secret)
-        return known
+        return _Tenants(known, max((len(one.secrets) for one in known.values()), default=1))
 
 
 # ---------------------------------------------------------------- sources
@@ -256,13 +261,7 @@ class _Token:
 class _Sources:
     by_token: Mapping[str, _Token] = field(default_factory=dict)
     signing: Mapping[tuple[str, str], Sequence[Sender]] = field(default_factory=dict)  # by tenant and adapter
-
-    def most(self, adapter: str) -> int:
-        """Signing secrets of the tenant that has most of them for this adapter."""
-        return max(
-            (sum(len(one.secrets) for one in found) for (_, of), found in self.signing.items() if of == adapter),
-            default=1,
-        )
+    most: Mapping[str, int] = field(default_factory=dict)  # signing secrets of the tenant with most, by adapter
 
 
 class SourceDirectory:
@@ -302,7 +301,7 @@ class SourceDirectory:
                 signed = verify(secret.value, proof.body, proof.headers, sender.options, moment.timestamp())
                 if signed:
                     found = Admitted(sender, secret_id=secret.id)
-        for _ in range(self._known.value.most(adapter) - tried):
+        for _ in range(self._known.value.most.get(adapter, 1) - tried):
             verify(_DUMMY, proof.body, proof.headers, {}, moment.timestamp())
         return found
 
@@ -327,4 +326,7 @@ class SourceDirectory:
         for sender in senders.values():
             if sender.secrets:
                 signing_ones.setdefault((sender.tenant, sender.adapter), []).append(sender)
-        return _Sources(by_token, signing_ones)
+        most: dict[str, int] = {}
+        for (_, adapter), found in signing_ones.items():
+            most[adapter] = max(most.get(adapter, 1), sum(len(one.secrets) for one in found))
+        return _Sources(by_token, signing_ones, most)

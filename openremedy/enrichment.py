@@ -15,7 +15,7 @@ from cryptography.fernet import InvalidToken
 from sqlalchemy import Engine, select, update
 
 from openremedy.adapter import Adapter, Enrichment
-from openremedy.alerts import Alert, IncidentType, parse_json, storable
+from openremedy.alerts import Alert, IncidentType, parse_json
 from openremedy.claims import Claim
 from openremedy.crypto import Vault
 from openremedy.errors import BadBody
@@ -104,13 +104,13 @@ def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
 def fitting(found: dict[str, Any]) -> dict[str, Any]:
     """What was read, within the limits that hold for evidence."""
     alert = fit(Alert(str(found.get("hostname") or "-"), IncidentType.CUSTOM, evidence=found))
-    kept: dict[str, Any] = storable(alert.evidence)[0]
-    return kept | ({"hostname": alert.hostname} if found.get("hostname") else {})
+    return dict(alert.evidence) | ({"hostname": alert.hostname} if found.get("hostname") else {})
 
 
 async def ask(enrichment: Enrichment, url: str, token: str) -> Any:
     """The JSON that the tool's API answers. Raises NoAnswer."""
-    headers = {**enrichment.headers, "Authorization": enrichment.authorization(token)}
+    # Not compressed, for the bound on its size is a bound on what is read.
+    headers = {**enrichment.headers, "Accept-Encoding": "identity", "Authorization": enrichment.authorization(token)}
     try:
         async with (
             asyncio.timeout(DEADLINE),

@@ -309,14 +309,24 @@ def _fit_key(key: str | None) -> str | None:
 
 
 def _fit_evidence(evidence: Mapping[str, Any]) -> Mapping[str, Any]:
-    cuts = iter(CUTS)
+    text = compact(evidence)
+    deep = text.count("{") + text.count("[") > MAX_EVIDENCE_DEPTH  # cheap, and settles nearly every alert
+    unstorable = _UNSTORABLE_JSON.search(text)
+    if not (deep or unstorable or _too_large(text)):
+        return evidence
     fitting: dict[str, Any] = _cut(dict(evidence), MAX_EVIDENCE_BYTES, MAX_EVIDENCE_DEPTH)
-    if _UNSTORABLE_JSON.search(compact(fitting)):
+    if unstorable:
         fitting = storable(fitting)[0]  # before it is measured: keys that become equal grow
-    while _size(fitting) > MAX_EVIDENCE_BYTES:
+    cuts = iter(CUTS)
+    while _too_large(compact(fitting)):
         longest = next(cuts, None)
         fitting = _cut(fitting, longest, MAX_EVIDENCE_DEPTH) if longest else _small_part(fitting)
     return fitting
+
+
+def _too_large(text: str) -> bool:
+    # A character is four bytes at most.
+    return len(text) * 4 > MAX_EVIDENCE_BYTES and len(text.encode("utf-8", "surrogatepass")) > MAX_EVIDENCE_BYTES
 
 
 def _size(value: Any) -> int:
