@@ -26,7 +26,7 @@ from openremedy.directory import Admitted, Proof, Sender, Verify
 from openremedy.edge import Addressee
 from openremedy.errors import BadBody, Invalid, RateLimited, TooLarge, TryAgainSoon, Unauthorized, Unavailable
 from openremedy.extensions import limiter
-from openremedy.incident_type import incident_type_of
+from openremedy.incident_type import incident_type_of, said_type
 from openremedy.intake import Bundle, Receipt, Signed
 from openremedy.models import now
 from openremedy.services import services
@@ -86,6 +86,7 @@ __all__ = [
     "is_heartbeat",
     "left_out",
     "port_of",
+    "said_type",
     "severity_of",
     "text_of",
     "time_of",
@@ -208,7 +209,8 @@ class Adapter:
         body = edge.read_body()
         edge.refuse_compression()
         admitted = self._admit(tenant, body)
-        self._charge(admitted)
+        g.sender = admitted.sender
+        _limited(_charge_source, RateLimited if self.retries_429 else TryAgainSoon, "bodies of this source")
         payload, entries = _open(shape, body, admitted.sender.options)
         if len(entries) > MAX_ALERTS:
             raise TooLarge(f"The body holds {len(entries)} alerts; at most {MAX_ALERTS} are taken at once.")
@@ -223,26 +225,21 @@ class Adapter:
             admitted = services().sources.authenticate(tenant, self.name, proof, self.verify)
         except Unauthorized:
             g.addressee.token_hashes = [crypto.hashed(token) for token in proof.tokens]
-            self._limited(_charge_failure)
+            _limited(_charge_failure, RateLimited, "failed authentications from this address")
             raise
         g.addressee.source_id = admitted.sender.id
         services().tally.source_used(admitted.token_id, admitted.secret_id)
         return admitted
 
-    def _charge(self, admitted: Admitted) -> None:
-        g.sender = admitted.sender
-        self._limited(_charge_source)
 
-    def _limited(self, charge: Callable[[], None]) -> None:
-        """Charge a limit. Raises RateLimited, or what makes this tool try again."""
-        try:
-            charge()
-        except RateLimitExceeded as error:
-            reset = limiter.current_limit.reset_at if limiter.current_limit else time.time()
-            wait = {"Retry-After": str(max(1, int(reset - time.time()) + 1))}
-            refusal = RateLimited if self.retries_429 or charge is _charge_failure else TryAgainSoon
-            what = "failed authentications from this address" if charge is _charge_failure else "bodies of this source"
-            raise refusal(f"Too many {what}; see Retry-After.", headers=wait) from error
+def _limited(charge: Callable[[], None], refusal: type[RateLimited], what: str) -> None:
+    """Charge a limit. Raises `refusal` when there were too many of `what`."""
+    try:
+        charge()
+    except RateLimitExceeded as error:
+        reset = limiter.current_limit.reset_at if limiter.current_limit else time.time()
+        wait = {"Retry-After": str(max(1, int(reset - time.time()) + 1))}
+        raise refusal(f"Too many {what}; see Retry-After.", headers=wait) from error
 
 
 def _tokens() -> Iterator[str]:

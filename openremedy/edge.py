@@ -28,10 +28,9 @@ class Addressee:
     token_hashes: Sequence[str] = ()
 
 
-def is_for(addressee: Addressee) -> Addressee:
+def is_for(addressee: Addressee) -> None:
     """Say whom this request is for; from here on a refusal is remembered."""
     g.addressee = addressee
-    return addressee
 
 
 def origin() -> Origin:

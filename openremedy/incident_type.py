@@ -71,6 +71,12 @@ def words_of(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text[:MAX_LOOKED_AT])]
 
 
+def said_type(words: Iterable[str]) -> IncidentType | None:
+    """The first of these words that is one of our types, in upper or lower case; None where none is."""
+    known = (word.strip().lower() for word in words)
+    return next((IncidentType(word) for word in known if word in list(IncidentType)), None)
+
+
 def incident_type_of(name: str, expression: str = "") -> IncidentType:
     """The incident type that the name of an alert, or else its expression, speaks of; custom when neither does."""
     return _by_name(words_of(name)) or _by_expression(expression[:MAX_LOOKED_AT]) or IncidentType.CUSTOM

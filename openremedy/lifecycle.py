@@ -19,7 +19,7 @@ FLAPPING_EPISODES = 3
 # be the other one of a pair that has not seen the end yet.
 AFTERMATH = timedelta(minutes=5)
 SENDER = "sender"
-HOW = ("resolution",)  # evidence of a resolve that belongs on the timeline
+HOW = "resolution"  # evidence of a resolve that belongs on the timeline: how it ended, where that is not plain
 NOTHING_TO_ACKNOWLEDGE = "nothing is open to acknowledge"
 
 
@@ -314,8 +314,8 @@ def _resolve(track: Track, alert: Alert, at: datetime) -> Result:
     if alert.occurred_at and episode.fired_at and alert.occurred_at < episode.fired_at:
         return Result(Outcome.IGNORED, episode.id, "older than the newest firing")
     episode.last_seen = max(episode.last_seen, at)
-    # How it ended, where the sender says so: merged into another, for example.
-    _end(track, episode, at, alert.occurred_at, **{key: alert.evidence[key] for key in HOW if key in alert.evidence})
+    how = {HOW: alert.evidence[HOW]} if HOW in alert.evidence else {}
+    _end(track, episode, at, alert.occurred_at, **how)
     return Result(Outcome.RESOLVED, episode.id)
 
 

@@ -33,6 +33,7 @@ from openremedy.adapter import (
     is_heartbeat,
     left_out,
     port_of,
+    said_type,
     severity_of,
     time_of,
 )
@@ -110,10 +111,8 @@ def _expression(generator_url: str) -> str:
 
 
 def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], expression: str) -> IncidentType:
-    said = (labels.get("incident_type") or annotations.get("incident_type", "")).strip().lower()
-    if said in list(IncidentType):
-        return IncidentType(said)
-    return incident_type_of(labels.get("alertname", ""), expression)
+    said = said_type(texts.get("incident_type", "") for texts in (labels, annotations))
+    return said or incident_type_of(labels.get("alertname", ""), expression)
 
 
 def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ from openremedy.adapter import (
     Unsupported,
     incident_type_of,
     port_of,
+    said_type,
     severity_of,
     text_of,
     time_of_epoch,
@@ -351,9 +352,8 @@ def _priority(reading: Reading) -> str:
 
 
 def _incident_type(reading: Reading) -> IncidentType:
-    said = (reading.event["incident_type"] or reading.tag("incident_type")).lower()
-    if said in list(IncidentType):
-        return IncidentType(said)
+    if said := said_type((reading.event["incident_type"], reading.tag("incident_type"))):
+        return said
     # A metric that has stopped coming says nothing of how full or busy its host is: mostly the agent is away.
     return (
         (None if reading.no_data else _in_table(METRIC_TYPES, reading.metric.lower()))

@@ -37,6 +37,7 @@ from openremedy.adapter import (
     is_heartbeat,
     left_out,
     port_of,
+    said_type,
     severity_of,
     text_of,
     time_of,
@@ -278,11 +279,9 @@ def _no_data(labels: Names, annotations: Names) -> str:
 
 
 def _incident_type(labels: Names, annotations: Names, value_string: str) -> IncidentType:
-    for said in _named((labels, annotations), ("incident_type",)):
-        if said.lower() in list(IncidentType):
-            return IncidentType(said.lower())
+    said = said_type(_named((labels, annotations), ("incident_type",)))
     expression = " ".join((*_named((annotations,), EXPRESSIONS), value_string))
-    return incident_type_of(labels.get("alertname", ""), expression)
+    return said or incident_type_of(labels.get("alertname", ""), expression)
 
 
 def _severity(labels: Names, annotations: Names) -> Severity:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from openremedy.adapter import IncidentType, first_host, host_of, text_of
+from openremedy.adapter import IncidentType, first_host, host_of, said_type, text_of
 
 MAX_ENTRIES = 30
 MAX_LEVELS = 4
@@ -105,8 +105,7 @@ def host_in_text(text: str) -> str:
 
 def named_type(details: Mapping[str, Any]) -> IncidentType | None:
     """The incident type in details that name one of ours."""
-    words = (text.lower() for text in _called("incident_type", details))
-    return next((IncidentType(word) for word in words if word in list(IncidentType)), None)
+    return said_type(_called("incident_type", details))
 
 
 def _called(name: str, details: Mapping[str, Any]) -> Iterator[str]:
