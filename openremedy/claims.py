@@ -294,10 +294,10 @@ def model_failed(engine: Engine, reason: str, retry_after: float | None) -> date
     with engine.begin() as connection:
         row = connection.execute(select(states).with_for_update()).first()
         failures = row.failures if row else 0
-        known = row.away_until if row and row.away_until and row.away_until > now() else None
+        known: datetime | None = row.away_until if row and row.away_until and row.away_until > now() else None
         until = now() + timedelta(seconds=_pause(failures, retry_after))
         if known and (retry_after is None or until <= known):
-            return known  # type: ignore[no-any-return]  # a Core row carries no types
+            return known
         values = {"away_until": until, "reason": reason[:500], "failures": failures + (known is None)}
         statement = _upsert(engine, ModelState).values(id=_STATE_ROW, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))

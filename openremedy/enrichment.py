@@ -57,7 +57,7 @@ class Enricher:
         except NoAnswer as error:
             log.warning("enrichment.failed", incident=str(incident["id"]), adapter=adapter.name, reason=str(error))
             found = {"error": str(error)}
-        except Exception as error:  # whatever it is, the incident is classified without
+        except Exception as error:  # the edge to the adapters: recorded, and the incident is classified without
             log.exception("enrichment.broken", incident=str(incident["id"]), adapter=adapter.name)
             found = {"error": f"the API could not be asked ({type(error).__name__})"}
         return self._keep(claim, adapter.title, found)

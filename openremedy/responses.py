@@ -100,9 +100,10 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
         return _problem(NotFound())
     status = error.code or 500
     problem = Problem(_words(error, status), code=CODES.get(status, _code_of(status)), fields=_fields(error))
-    problem.status = status  # type: ignore[misc]  # of this one answer, not of the class
-    if isinstance(getattr(error, "valid_methods", None), list | tuple | set):
-        problem.headers["Allow"] = ", ".join(sorted(error.valid_methods))  # type: ignore[attr-defined]  # 405 only
+    problem.status = status
+    allowed = getattr(error, "valid_methods", None)  # of a 405
+    if isinstance(allowed, list | tuple | set):
+        problem.headers["Allow"] = ", ".join(sorted(allowed))
     return _problem(problem)
 
 

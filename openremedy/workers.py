@@ -57,7 +57,7 @@ class Worker(SimpleWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # rq's
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # this one of rq has no types
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Also puts itself on rq's list of workers again: a flushed Redis has forgotten who is alive."""

@@ -662,7 +662,7 @@ check_disk() { # MOUNT FSTYPE AVAILABLE-KIB PERCENT INODES-PERCENT
 add_largest_files() { # MOUNT
     local entry kib list='' count=0 slow=(nice -n 19)
     if (( LARGEST_SECONDS == 0 || SECONDS - BEGUN > 30 )) || ! have find; then return; fi
-    case $1/ in /home/* | /root/*) return ;; esac
+    case $1/ in /home/* | /root/*) return ;; esac # a disk of people's own folders, as every Linux names them
     if have stdbuf; then slow+=(stdbuf -o0); fi # else what find has not written yet is lost when its time is up
     while IFS= read -r -d '' entry; do
         kib=${entry%% *}

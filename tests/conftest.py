@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import flask_migrate
 import pytest
@@ -112,7 +113,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     server.drop_database(name)
 
 
-def make_settings(folder: Path, database_url: str, **changes: object) -> Settings:
+def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
     settings = Settings(
         database_url=database_url,
         redis_url=NOWHERE,
@@ -124,7 +125,7 @@ def make_settings(folder: Path, database_url: str, **changes: object) -> Setting
         rate_limit=0,
         log_format="json",
     )
-    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]  # any field by name
+    return dataclasses.replace(settings, **changes)
 
 
 # ---------------------------------------------------------------- the application

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,7 +38,7 @@ def missing(program: str, advice: str) -> NoReturn:
     reason = f"{NOT_RUN} {program}: {advice}"
     if os.environ.get("CI"):
         pytest.fail(f"{program} is missing, and under CI nothing is skipped: {advice}", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason)  # of a developer's machine; told again at the end of the run
 
 
 def report_not_run(terminal: pytest.TerminalReporter) -> None:
@@ -73,7 +74,7 @@ def until(happened: Callable[[], Any], what: str, seconds: float = START_WAIT) -
     raise TimeoutError(f"{what}: not within {seconds:.0f} seconds")
 
 
-class Server:
+class Server(ABC):
     """A server process that can be stopped, killed, frozen and started again on the same port with the same data."""
 
     stop_signal = signal.SIGTERM
@@ -83,11 +84,13 @@ class Server:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """The program and its arguments."""
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it can be used by now."""
 
     def identity(self) -> dict[str, Any]:
         """Arguments of Popen: the account that the server runs as, when it is not our own."""

@@ -36,7 +36,7 @@ def app(make_app: MakeApp, settings: Settings) -> Flask:
     """Its tally writes when the test says so and not once a second."""
     made = make_app(settings)
     with made.app_context():
-        services().tally._start = lambda: None  # type: ignore[method-assign]  # the test writes by hand
+        services().tally._start = lambda: None  # the test writes by hand
     return made
 
 
@@ -153,7 +153,7 @@ def test_processes_that_count_at_once_lose_nothing(make_app: MakeApp, settings: 
     with alice.app.app_context():
         tallies = [Tally(db.engine) for _ in range(4)]
     for tally in tallies:
-        tally._start = lambda: None  # type: ignore[method-assign]  # the test writes by hand
+        tally._start = lambda: None  # the test writes by hand
 
     def work(tally: Tally) -> None:
         for number in range(5):
@@ -273,7 +273,7 @@ def test_processes_that_sample_at_once_keep_to_the_limit(alice: Tenant) -> None:
     barrier = threading.Barrier(4)
 
     def work(number: int, tally: Tally) -> None:
-        tally._start = lambda: None  # type: ignore[method-assign]  # the test writes by hand
+        tally._start = lambda: None  # the test writes by hand
         for minute in range(SAMPLES_AN_HOUR):
             # Not the same minute, or the lock of the count alone would part them.
             at = datetime.now(UTC) - timedelta(minutes=number)

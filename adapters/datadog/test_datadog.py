@@ -350,7 +350,10 @@ def test_a_retry_says_the_same_and_a_later_notification_does_not() -> None:
     body = fixture("template_renotify")
     assert alert_of(body).digest() == alert_of(dict(body)).digest()
     later = {"id": "2", "date": "1767319200000", "last_updated": "1767319200000"}
-    assert alert_of(body | later).occurred_at > alert_of(body).occurred_at  # type: ignore[operator]  # both are given
+    first, second = alert_of(body).occurred_at, alert_of(body | later).occurred_at
+    assert first
+    assert second
+    assert second > first
 
 
 # ---------------------------------------------------------------- what is in the evidence

@@ -18,7 +18,7 @@ SECRETS = {
     "github": "ghp_" + "a1B2" * 9,
     "github fine": "github_pat_" + "a1B2" * 9,
     "slack": "xoxb-" + "123456789012-abcdef",
-    "slack hook": "hooks.slack.com/services/" + "T000/B000/XXXXXXXX",
+    "slack hook": "hooks.slack.com/services/" + "T000/B000/a1B2a1B2",
     "stripe": "sk_live_" + "a1B2" * 6,
     "openai": "sk-proj-" + "a1B2" * 8,
     "google": "AIza" + "a1B2c" * 7,
