@@ -1,6 +1,8 @@
 """A real Alertmanager and a real Prometheus, with the configuration that the README shows, against the real service."""
 
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,9 +12,11 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 
+from openremedy.incident_type import incident_type_of
 from openremedy.translation import fingerprint
-from services import Alertmanager, PostgresServer, Prometheus, RedisServer, postgres, running, until
+from services import Alertmanager, PostgresServer, Prometheus, RedisServer, missing, postgres, running, until
 from stack import Stack
 
 CONFIG = """
@@ -310,9 +314,32 @@ def test_a_prometheus_without_an_alertmanager_posts_straight_to_us(service: Stac
     assert service.get(f"/incidents/{incident['id']}")["evidence"]["labels"]["cluster"] == "eu"
 
 
-def test_the_configuration_of_the_readme_is_one_that_alertmanager_takes() -> None:
+def readme() -> list[str]:
+    """The YAML of the README: receivers, route, Prometheus, rules."""
     text = (Path(__file__).parent.parent / "adapters/alertmanager/README.md").read_text()
-    receivers, route, _, _ = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.M | re.S)
+    found: list[str] = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.M | re.S)
+    return found
+
+
+def test_the_rules_of_the_readme_are_ones_that_prometheus_takes_and_say_the_same_without_their_label(
+    tmp_path: Path,
+) -> None:
+    _, _, _, rules = readme()
+    found = yaml.safe_load(rules)["groups"][0]["rules"]
+    said = {rule["alert"]: rule["labels"]["incident_type"] for rule in found}
+    assert list(said) == ["DiskFull", "HighCPU", "HighMemory", "ServiceDown", "PortDown"]
+    assert {name: str(incident_type_of(name)) for name in said} == said
+    assert {str(incident_type_of("Other", rule["expr"])) for rule in found} == set(said.values())
+    promtool = shutil.which("promtool") or missing("promtool", "on Debian and Ubuntu: apt-get install prometheus")
+    file = tmp_path / "rules.yml"
+    file.write_text(rules)
+    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "5 rules found" in done.stdout
+
+
+def test_the_configuration_of_the_readme_is_one_that_alertmanager_takes() -> None:
+    receivers, route, _, _ = readme()
     config = "\n".join(line.removeprefix("   ") for line in (receivers + route).splitlines())
     config = config.replace("credentials_file: /etc/alertmanager/openremedy.token", "credentials: x")
     with running(lambda folder: Alertmanager(folder, config)) as server:
