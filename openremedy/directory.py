@@ -126,7 +126,7 @@ class Secret:
     """One secret, decrypted."""
 
     id: int
-    value: bytes
+    value: bytes = field(repr=False)
     expires_at: datetime | None = None
 
     def live(self, moment: datetime) -> bool:
@@ -231,9 +231,9 @@ class Sender:
 class Proof:
     """What a request brings along to say who it is from."""
 
-    tokens: Sequence[str]
-    body: bytes
-    headers: Mapping[str, str]
+    tokens: Sequence[str] = field(repr=False)
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)
