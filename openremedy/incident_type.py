@@ -46,6 +46,10 @@ _NAME_RULES: tuple[tuple[IncidentType, tuple[str, ...], str], ...] = (
         _NOT_GONE,
     ),
 )
+_NAMED = tuple(
+    (incident_type, [frozenset(words.split()) for words in needed], frozenset(unless.split()))
+    for incident_type, needed, unless in _NAME_RULES
+)
 _EXPRESSION_RULES: tuple[tuple[IncidentType, re.Pattern[str]], ...] = tuple(
     (incident_type, re.compile(pattern))
     for incident_type, pattern in (
@@ -84,8 +88,8 @@ def incident_type_of(name: str, expression: str = "") -> IncidentType:
 
 def _by_name(words: Iterable[str]) -> IncidentType | None:
     said = set(words)
-    for incident_type, needed, unless in _NAME_RULES:
-        if all(said & set(group.split()) for group in needed) and not said & set(unless.split()):
+    for incident_type, needed, unless in _NAMED:
+        if all(said & words for words in needed) and not said & unless:
             return incident_type
     return None
 
