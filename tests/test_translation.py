@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openremedy.alerts import MAX_EVIDENCE_BYTES, Alert, IncidentType, Severity, parse_alert
+from openremedy.incident_type import incident_type_of, said_type
 from openremedy.translation import (
     CUT,
     Items,
@@ -126,6 +127,50 @@ def test_a_host_is_found_in_what_tools_call_an_instance(text: str, host: str) ->
 )
 def test_words_and_ranks_become_severities(word: str, severity: str | None) -> None:
     assert severity_of(word) == (Severity(severity) if severity else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "expression", "incident_type"),
+    [
+        *[
+            ("RootVolumeSpaceTooLow", "", "disk_full"),
+            ("inodes used", "", "disk_full"),
+            ("DiskIoSaturation", "", "custom"),
+        ],
+        *[("JvmHeapHigh", "", "memory_high"), ("OOMKilled", "", "memory_high"), ("MemoryRequestsHigh", "", "custom")],
+        *[
+            ("HighCPU", "", "cpu_high"),
+            ("LoadAverageTooHigh", "", "cpu_high"),
+            ("LoadBalancerTooManyErrors", "", "custom"),
+        ],
+        *[("PortDown", "", "port_unavailable"), ("TcpProbeFailed", "", "port_unavailable")],
+        *[("InstanceDown", "", "service_down"), ("SystemdUnitFailed", "", "service_down")],
+        *[
+            ("NoLeader", "", "service_down"),
+            ("ReplicasScaledDown", "", "custom"),
+            ("CertificateNotReady", "", "custom"),
+        ],
+        *[("X", 'probe_success{job="a"} == 0', "port_unavailable"), ("X", "up == 0", "service_down")],
+        *[("X", 'mysql_up{a="b"}==0', "service_down"), ("X", "absent(up{job='a'})", "service_down")],
+        *[("X", 'node_systemd_unit_state{state="failed"} == 1', "service_down")],
+        *[
+            ("X", "node_filesystem_avail_bytes < 5", "disk_full"),
+            ("X", "node_memory_MemAvailable_bytes < 5", "memory_high"),
+        ],
+        *[("X", "node_load5 > 8", "cpu_high"), ("X", "up == 1", "custom"), ("", "", "custom")],
+        # The name is looked at first.
+        ("HighCPU", "up == 0", "cpu_high"),
+    ],
+)
+def test_the_type_is_told_from_the_name_then_from_the_expression(
+    name: str, expression: str, incident_type: str
+) -> None:
+    assert incident_type_of(name, expression) == incident_type
+
+
+def test_the_first_word_that_is_a_type_is_what_a_sender_says() -> None:
+    assert said_type(["", "no_such", " Disk_Full ", "custom"]) is IncidentType.DISK_FULL
+    assert said_type([]) is None
 
 
 def test_a_time_that_stands_for_none_is_none() -> None:
