@@ -13,9 +13,11 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from sqlalchemy import select
 from webargs.flaskparser import FlaskParser
 
-from openremedy import apidoc, incidents, sources, tenants
+from openremedy import apidoc, audit, incidents, sources, tenants
 from openremedy.adapter import Adapter
+from openremedy.addresses import client_key
 from openremedy.alerts import IncidentType, Rfc3339, Severity, parse_object
+from openremedy.audit import Actor
 from openremedy.errors import Forbidden, Invalid, NotFound, Unauthorized
 from openremedy.extensions import db
 from openremedy.ids import parse_id
@@ -367,7 +369,7 @@ def _authenticate(role: Role) -> None:
     services().tally.token_used(token.id)
     g.tenant_id = tenant.id
     g.tenant = tenant.slug
-    g.actor = f"token {token.name or token.id}"
+    g.actor = Actor(f"token {token.name or token.id}", client_key(), g.request_id)
     if not reads:
         db.session.rollback()  # the action opens a transaction of its own
 
@@ -562,6 +564,7 @@ def list_sources(query: dict[str, Any]) -> dict[str, Any]:
 def add_source(body: dict[str, Any]) -> dict[str, Any]:
     """Add a source; its token is in this answer and nowhere else."""
     _adapter(body["adapter"])
+    _audit("source.added", body["name"] or body["adapter"], adapter=body["adapter"])
     source, token = sources.add_source(db.session(), services().vault, g.tenant, body["adapter"], body["name"])
     return _source_json(source) | {"token": token}
 
@@ -597,6 +600,7 @@ def edit_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
 def rotate_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
     """Give it a new token; the previous one works during the grace time."""
     source = _source(source_id)
+    _audit("source.rotated", source.name, grace_hours=body["grace_hours"])
     token, until = sources.rotate_source(db.session(), source, timedelta(hours=body["grace_hours"]))
     return _source_json(source) | {"token": token, "previous_valid_until": stamp(until)}
 
@@ -620,8 +624,14 @@ def remove_signing_secret(source_id: str, secret_id: str) -> dict[str, Any]:
 
 def _edited(source_id: str, **changes: Any) -> dict[str, Any]:
     source = _source(source_id)
+    _audit("source.changed", source.name, changed=sources.told(changes))
     sources.edit_source(db.session(), services().vault, source, options_of(source.adapter), **changes)
     return _source_json(source)
+
+
+def _audit(action: str, target: str, **detail: Any) -> None:
+    """A line that is committed with the change that follows."""
+    db.session.add(audit.line(g.actor, g.tenant_id, action, target, **detail))
 
 
 def _source(source_id: str) -> Source:

@@ -18,7 +18,7 @@ from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import doctor as doctor_checks
-from openremedy import maintenance, registry, sources, tenants
+from openremedy import maintenance, people, registry, sources, tenants
 from openremedy.errors import Invalid, Problem
 from openremedy.extensions import db
 from openremedy.incidents import stamp
@@ -264,8 +264,8 @@ def user_create(email: str, superadmin: bool, slug: str | None, role: str | None
         raise click.UsageError("Say either --superadmin or --tenant SLUG.")
     if superadmin and role:
         raise click.UsageError("--role goes with --tenant; a superadmin may do everything.")
-    known = tenants.user_exists(db.session(), email)
-    name = tenants.create_user(db.session(), email, _password(), slug, Role(role) if role else None)
+    known = people.user_exists(db.session(), email)
+    name = people.create_user(db.session(), email, _password(), slug, Role(role) if role else None)
     if known:
         click.echo(f"Note: {email} existed already and keeps the password it has.", err=True)
     return {"email": email.strip().lower(), "role": name}, f"User {email} created as {name}."

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, String, and_, cast, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from openremedy import lifecycle, store
+from openremedy import audit, lifecycle, store
 from openremedy.alerts import compact
+from openremedy.audit import Actor
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.shapes import Subject
 from openremedy.errors import Conflict, Invalid, NotFound
@@ -217,24 +218,32 @@ def stamp(moment: datetime | None) -> str | None:
 # ---------------------------------------------------------------- change
 
 
-def acknowledge(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
+def acknowledge(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: Actor) -> None:
     """Acknowledge an open incident; nothing changes when it is acknowledged or resolved. Raises NotFound."""
     with engine.begin() as connection:
         track = _locked(connection, tenant_id, incident_id)
         at = now()
         if track.open:
-            lifecycle.acknowledge(track, track.open, at, actor)
-        store.write_track(connection, tenant_id, at, track)
+            lifecycle.acknowledge(track, track.open, at, actor.name)
+        _written(connection, tenant_id, at, track, actor, "incident.acknowledged")
 
 
-def resolve(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
+def resolve(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: Actor) -> None:
     """Resolve an incident; if it still burns, its next firing opens a new one. Raises NotFound."""
     with engine.begin() as connection:
         track = _locked(connection, tenant_id, incident_id)
         at = now()
         if track.open:
-            lifecycle.close(track, track.open, at, ended_by="person", actor=actor)
-        store.write_track(connection, tenant_id, at, track)
+            lifecycle.close(track, track.open, at, ended_by="person", actor=actor.name)
+        _written(connection, tenant_id, at, track, actor, "incident.resolved")
+
+
+def _written(connection: Connection, tenant_id: int, at: datetime, track: Track, actor: Actor, action: str) -> None:
+    """Write what changed of an incident, and that it was a person; nothing when nothing did."""
+    changed = any(episode.changed for episode in track.episodes)
+    store.write_track(connection, tenant_id, at, track)
+    if changed and track.latest:
+        audit.write(connection, actor, tenant_id, action, str(track.latest.id))
 
 
 def _locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) -> Track:
@@ -244,7 +253,7 @@ def _locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) -> T
     return Track(latest=episode)
 
 
-def reclassify(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: str) -> None:
+def reclassify(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: Actor) -> None:
     """Ask for a fresh verdict; nothing changes when one is on its way. Raises NotFound."""
     at = now()
     with engine.begin() as connection:
@@ -266,7 +275,8 @@ def reclassify(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: st
             )
         )
         if connection.execute(statement).rowcount:
-            say(connection, tenant_id, incident_id, "reclassify", actor)
+            say(connection, tenant_id, incident_id, "reclassify", actor.name)
+            audit.write(connection, actor, tenant_id, "incident.reclassified", str(incident_id))
 
 
 def say(connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: str, actor: str, **detail: Any) -> None:
@@ -283,7 +293,7 @@ def say(connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: st
 
 
 def feedback(
-    engine: Engine, tenant_id: int, incident_id: uuid.UUID, answer: str, recipe: str | None, actor: str
+    engine: Engine, tenant_id: int, incident_id: uuid.UUID, answer: str, recipe: str | None, actor: Actor
 ) -> None:
     """Store what a person says of the verdict; their answer becomes the verdict.
 
@@ -306,11 +316,12 @@ def feedback(
                 "answer": answer,
                 "recipe": chosen,
                 "suggested": suggested,
-                "actor": actor,
+                "actor": actor.name,
             },
         )
-        _person_verdict(connection, incident, chosen, answer, actor)
-        say(connection, tenant_id, incident_id, "feedback", actor, answer=answer, recipe=chosen)
+        _person_verdict(connection, incident, chosen, answer, actor.name)
+        say(connection, tenant_id, incident_id, "feedback", actor.name, answer=answer, recipe=chosen)
+        audit.write(connection, actor, tenant_id, "verdict.answered", str(incident_id), answer=answer, recipe=chosen)
 
 
 def _current(connection: Connection, verdict_id: uuid.UUID | None) -> Any:

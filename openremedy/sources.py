@@ -177,6 +177,12 @@ def edit_source(
             _add_signing_secret(vault, source, add_signing_secret)
 
 
+def told(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of edit_source() as the audit log may hold them: of a credential only that it changed."""
+    secret = ("api_token", "add_signing_secret")
+    return {name: "changed" if name in secret else value for name, value in changes.items()}
+
+
 def _within(field: str, value: int | None, least: int, most: int) -> int | None:
     if value is not None and not least <= value <= most:
         _refused(field, f"Must be between {least} and {most}.")

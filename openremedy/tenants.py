@@ -1,4 +1,4 @@
-"""Tenants and everything that belongs to one: secrets, tokens, users, recipes."""
+"""Tenants and what belongs to one: webhook secrets, API tokens, recipes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from argon2 import PasswordHasher
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -17,11 +16,9 @@ from openremedy.crypto import Vault
 from openremedy.errors import Conflict, Invalid, NotFound, Problem
 from openremedy.models import (
     ApiToken,
-    Membership,
     Recipe,
     Role,
     Tenant,
-    User,
     WebhookSecret,
     now,
 )
@@ -30,9 +27,7 @@ from openremedy.recipes import RecipeSpec, parse
 FIRST_TENANT = "my-company"
 STARTER_RECIPES = Path(__file__).parent.parent / "config" / "recipes.yaml"
 MAX_LIVE_SECRETS = 10
-MIN_PASSWORD = 8  # OWASP ASVS 5.0, 6.2.1
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
 
 # ---------------------------------------------------------------- tenants and their webhook secrets
@@ -112,42 +107,7 @@ def rotate_secret(session: Session, vault: Vault, slug: str, grace: timedelta) -
     return value, until
 
 
-# ---------------------------------------------------------------- people and programs
-
-
-def create_user(session: Session, email: str, password: str, slug: str | None, role: Role | None) -> str:
-    """Create a superadmin (no tenant) or a member of a tenant; returns the role's name.
-
-    Someone who exists already becomes a member of one more tenant and keeps their password.
-    Raises Invalid, Conflict, NotFound.
-    """
-    email = email.strip().lower()
-    if not _EMAIL.fullmatch(email) or len(email) > 254:
-        raise Invalid(f"{email!r} is no e-mail address.")
-    tenant = find_tenant(session, slug) if slug is not None else None
-    user = session.scalar(select(User).where(User.email == email))
-    conflict = f"There is a user {email!r} already."
-    if user and tenant is None:
-        raise Conflict(conflict)
-    with unique(session, conflict):
-        if user is None:
-            user = User(email=email, password_hash=_hash(password), superadmin=tenant is None)
-            session.add(user)
-        if tenant:
-            session.flush()  # the membership needs the user's id
-            session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
-    return str(role or Role.VIEWER) if tenant else "superadmin"
-
-
-def user_exists(session: Session, email: str) -> bool:
-    """Whether somebody of this address signs in already."""
-    return session.scalar(select(User.id).where(User.email == email.strip().lower())) is not None
-
-
-def _hash(password: str) -> str:
-    if len(password) < MIN_PASSWORD:
-        raise Invalid(f"A password has at least {MIN_PASSWORD} characters.")
-    return PasswordHasher().hash(password)
+# ---------------------------------------------------------------- programs
 
 
 def create_token(session: Session, slug: str, role: Role, name: str = "") -> str:

@@ -26,6 +26,7 @@ from bodies import alert, outcomes, put, tenant_id
 from cast import DISK_FULL, Member, Tenant
 from conftest import ENCRYPTION_KEY, driver, make_settings, make_tenant, migrate
 from openremedy import incidents, maintenance, store
+from openremedy.audit import Actor
 from openremedy.errors import Unavailable
 from openremedy.extensions import db
 from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, now
@@ -112,7 +113,7 @@ def test_fifty_first_alerts_at_once_are_one_incident(engine: Engine, tenant: int
 def test_fifty_firings_at_once_after_a_persons_resolve_are_one_incident(engine: Engine, tenant: int) -> None:
     first = put(engine, tenant, alert())[0].incident_id
     assert first
-    incidents.resolve(engine, tenant, first, "bob")
+    incidents.resolve(engine, tenant, first, Actor("bob"))
     stored = at_once([lambda: put(engine, tenant, alert())[0]] * 50)
     assert Counter(outcomes(stored)) == {"created": 1, "updated": 49}
     found = rows(engine, select(Incident.occurrences, Incident.still_firing, Incident.previous_incident_id))
@@ -232,7 +233,7 @@ def test_a_person_resolves_while_alerts_arrive(engine: Engine, tenant: int) -> N
     def resolve_all() -> None:
         for _ in range(25):
             for (found,) in rows(engine, select(Incident.id).where(Incident.status != "resolved")):
-                incidents.resolve(engine, tenant, found, "bob")
+                incidents.resolve(engine, tenant, found, Actor("bob"))
 
     def post() -> None:
         for _ in range(25):

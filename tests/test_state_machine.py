@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, func, insert, select
 from bodies import alert, put
 from openremedy import incidents
 from openremedy.alerts import Alert
+from openremedy.audit import Actor
 from openremedy.extensions import db
 from openremedy.models import AlertRecord, Delivery, Incident, Tenant, TimelineEntry
 
@@ -270,13 +271,13 @@ class OneAfterTheOther(Machine):
     @rule(**whose)
     def a_person_resolves(self, tenant: str, host: str) -> None:
         if number := self.latest(tenant, host):
-            incidents.resolve(self.engine, self.tenants[tenant], number, "bob")
+            incidents.resolve(self.engine, self.tenants[tenant], number, Actor("bob"))
             self.models[tenant, host].episodes[-1].status = "resolved"
 
     @rule(**whose)
     def a_person_acknowledges(self, tenant: str, host: str) -> None:
         if number := self.latest(tenant, host):
-            incidents.acknowledge(self.engine, self.tenants[tenant], number, "bob")
+            incidents.acknowledge(self.engine, self.tenants[tenant], number, Actor("bob"))
             now = self.models[tenant, host].open()
             if now:
                 now.status = "acknowledged"
@@ -303,7 +304,7 @@ class AllAtOnce(Machine):
 
         def resolve(tenant: str, host: str) -> None:
             if number := self.latest(tenant, host):
-                incidents.resolve(self.engine, self.tenants[tenant], number, "bob")
+                incidents.resolve(self.engine, self.tenants[tenant], number, Actor("bob"))
 
         works = [(post, *one) for one in said] + [(resolve, *one) for one in people]
         with ThreadPoolExecutor(len(works)) as pool:

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text, true
+from sqlalchemy import Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from openremedy.models.base import Base, BigId, now, words
@@ -36,6 +36,10 @@ class Tenant(Base):
     # Raised with every change of the recipes, so that a cached verdict or index of the old ones is not used.
     catalogue_version: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
     model_allowed: Mapped[bool] = mapped_column(default=True, server_default=true())
+    # What an admin chose for the tenant; None = as the installation has it.
+    answer_threshold: Mapped[float | None] = mapped_column(Float)
+    daily_tokens: Mapped[int | None] = mapped_column(Integer)
+    retention_days: Mapped[int | None] = mapped_column(Integer)
 
     secrets: Mapped[list["WebhookSecret"]] = relationship(order_by="WebhookSecret.id", passive_deletes=True)
 
@@ -61,10 +65,14 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     email: Mapped[str] = mapped_column(String(254), unique=True)
-    password_hash: Mapped[str] = mapped_column(Text)
+    # None: signs in by the identity provider alone.
+    password_hash: Mapped[str | None] = mapped_column(Text)
+    # Who it is at the identity provider: its issuer and subject, which never change as an address may.
+    oidc_subject: Mapped[str | None] = mapped_column(String(512), unique=True)
     superadmin: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(default=now)
     disabled_at: Mapped[datetime | None]
+    last_sign_in_at: Mapped[datetime | None]
 
 
 class Membership(Base):
@@ -75,6 +83,73 @@ class Membership(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True, index=True)
     role: Mapped[Role] = mapped_column(words(Role))
+
+
+class SignIn(Base):
+    """A browser that somebody has signed in with; ending it is deleting the row."""
+
+    __tablename__ = "sign_ins"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    seen_at: Mapped[datetime] = mapped_column(default=now)
+    # When the password was given last: what shows a secret asks for it again.
+    confirmed_at: Mapped[datetime] = mapped_column(default=now)
+    address: Mapped[str] = mapped_column(String(64))
+    user_agent: Mapped[str] = mapped_column(String(200))
+
+
+class LinkPurpose(StrEnum):
+    """What a one-time link is for."""
+
+    SETUP = "setup"  # the first person of an installation
+    INVITE = "invite"  # a new member of a tenant, or a new superadmin
+    RESET = "reset"  # a new password for somebody who exists
+
+
+class Link(Base):
+    """A link that works once and not for long; only the hash of its token is kept."""
+
+    __tablename__ = "links"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    purpose: Mapped[LinkPurpose] = mapped_column(words(LinkPurpose))
+    email: Mapped[str | None] = mapped_column(String(254))
+    tenant_id: Mapped[int | None] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    role: Mapped[Role | None] = mapped_column(words(Role))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class Submission(Base):
+    """A form that was sent; the same one sent again finds its row and changes nothing."""
+
+    __tablename__ = "submissions"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class AuditLine(Base):
+    """Who did what, when, from where. The database itself refuses to change or delete one."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index(None, "tenant_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+    # None: of the installation, for superadmins alone.
+    tenant_id: Mapped[int | None] = mapped_column(ForeignKey("tenants.id"))
+    actor: Mapped[str] = mapped_column(String(300))
+    action: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(300))
+    detail: Mapped[dict[str, Any]]
+    address: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str] = mapped_column(String(36))
 
 
 class ApiToken(Base):
