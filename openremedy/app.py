@@ -6,11 +6,12 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import Settings, load
-from openremedy import api, cli, database, downloads, health, logs, registry, responses, webhooks
+from openremedy import api, cli, database, downloads, health, logs, registry, responses, ui, webhooks
 from openremedy.crypto import Vault
 from openremedy.directory import Directory, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
 from openremedy.intake import Door
+from openremedy.people import LONGEST_SIGN_IN
 from openremedy.queue import Waker, web_client
 from openremedy.services import JOB_MARGIN, KEY, Services
 from openremedy.tally import Tally
@@ -35,14 +36,23 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(downloads.blueprint)
     api.register(app)
+    ui.register(app)
     cli.register(app)
     responses.register(app)
     return app
 
 
 def _flask_config(settings: Settings) -> dict[str, Any]:
+    secure = settings.public_url.startswith("https://")
     return {
         "SECRET_KEY": settings.secret_key,
+        # A browser takes a __Host- cookie only over https, for this host alone and every path.
+        "SESSION_COOKIE_NAME": "__Host-openremedy" if secure else "openremedy",
+        "SESSION_COOKIE_SECURE": secure,
+        "SESSION_COOKIE_HTTPONLY": True,
+        "SESSION_COOKIE_SAMESITE": "Lax",  # a link in a chat leads to the incident; what changes something is a POST
+        "SESSION_REFRESH_EACH_REQUEST": False,
+        "PERMANENT_SESSION_LIFETIME": LONGEST_SIGN_IN,
         "TRUSTED_HOSTS": [host.lower() for host in settings.trusted_hosts] or None,  # as senders spell them
         "MAX_CONTENT_LENGTH": settings.max_body_bytes,
         "SQLALCHEMY_DATABASE_URI": settings.database_url,

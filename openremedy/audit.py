@@ -28,16 +28,18 @@ def line(actor: Actor, tenant_id: int | None, action: str, target: str = "", **d
     `action` is a noun and a verb (`source.added`), `target` names the thing for people, `detail` holds what changed and
     never a secret. `tenant_id` None: of the installation.
     """
-    return AuditLine(**_values(actor, tenant_id, action, target, detail))
+    return AuditLine(**row(actor, tenant_id, action, target, **detail))
 
 
 def write(connection: Connection, actor: Actor, tenant_id: int, action: str, target: str = "", **detail: Any) -> None:
     """The same on a connection."""
-    connection.execute(insert(table(AuditLine)), _values(actor, tenant_id, action, target, detail) | {"at": now()})
+    connection.execute(insert(table(AuditLine)), row(actor, tenant_id, action, target, **detail))
 
 
-def _values(actor: Actor, tenant_id: int | None, action: str, target: str, detail: dict[str, Any]) -> dict[str, Any]:
+def row(actor: Actor, tenant_id: int | None, action: str, target: str = "", **detail: Any) -> dict[str, Any]:
+    """The same as a row of the table."""
     return {
+        "at": now(),
         "tenant_id": tenant_id,
         "actor": actor.name[:MAX_TARGET],
         "action": action,

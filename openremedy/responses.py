@@ -13,8 +13,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from openremedy import edge
+from openremedy import edge, ui
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
+from openremedy.services import services
 
 log = structlog.get_logger()
 
@@ -86,11 +87,23 @@ def _set_retry_after(response: Response) -> None:
 
 def _problem(problem: Problem) -> ResponseReturnValue:
     edge.remember_refusal(problem)
+    _remember_stray(problem)
+    if ui.wants_page():
+        return ui.error_page(problem)
     g.retry_after = problem.headers.get("Retry-After")
     error: dict[str, Any] = {"code": problem.code, "message": problem.message}
     if problem.fields:
         error["fields"] = problem.fields
     return {"error": error, "request_id": g.request_id}, problem.status, problem.headers
+
+
+def _remember_stray(problem: Problem) -> None:
+    """Somebody known who asks for what is not theirs leaves a line in the audit log, as whoever guesses an id does."""
+    visitor = g.get("visitor")
+    actor = g.get("actor") or (visitor and visitor.actor)
+    if isinstance(problem, NotFound) and actor and request.url_rule:
+        tenant_id = g.get("tenant_id") or (g.here.id if "here" in g else None)
+        services().tally.strayed(actor, tenant_id, str(request.url_rule))
 
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:

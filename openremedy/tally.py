@@ -18,12 +18,16 @@ from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, sele
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from openremedy import audit
+from openremedy.audit import Actor
 from openremedy.ids import new_id
 from openremedy.models import (
     ApiToken,
+    AuditLine,
     Base,
     Delivery,
     RefusalCount,
+    SignIn,
     Source,
     SourceSecret,
     SourceToken,
@@ -43,6 +47,7 @@ MAX_INTEGER = 2**31 - 1  # a declared length may be anything
 MAX_SAMPLE_BYTES = 64 * 1024
 SAMPLES_AN_HOUR = 20  # per tenant and reason
 SAMPLES_KEPT = 500  # per tenant
+MAX_STRAYS = 100  # between two writes
 CANONICAL = 0
 
 # Slug or tenant, source, reason, minute.
@@ -91,6 +96,8 @@ class Tally:
         self._tokens: set[int] = set()
         self._source_tokens: set[int] = set()
         self._source_secrets: set[int] = set()
+        self._sign_ins: set[int] = set()
+        self._strays: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -129,6 +136,19 @@ class Tally:
                 self._source_secrets.add(secret_id)
         self._start()
 
+    def seen(self, sign_in_id: int) -> None:
+        """Remember that somebody was here."""
+        with self._lock:
+            self._sign_ins.add(sign_in_id)
+        self._start()
+
+    def strayed(self, actor: Actor, tenant_id: int | None, route: str) -> None:
+        """Remember that somebody known asked for what is not there, or not theirs."""
+        with self._lock:
+            if len(self._strays) < MAX_STRAYS:
+                self._strays.append(audit.row(actor, tenant_id, "nothing.found", route))
+        self._start()
+
     def _start(self) -> None:
         if self._thread and self._thread.is_alive():
             return
@@ -156,6 +176,8 @@ class Tally:
                 uses, self._uses = self._uses, Counter()
                 seen = {ApiToken: self._tokens, SourceToken: self._source_tokens, SourceSecret: self._source_secrets}
                 self._tokens, self._source_tokens, self._source_secrets = set(), set(), set()
+                sign_ins, self._sign_ins = self._sign_ins, set()
+                strays, self._strays = self._strays, []
                 uncounted, self._uncounted = self._uncounted, 0
             if uncounted:
                 log.info("tally.uncounted", refusals=uncounted)
@@ -164,6 +186,8 @@ class Tally:
                 self._write(lambda connection: _write_refusals(connection, counts, samples), refusals=counts.total())
             if uses or any(seen.values()):
                 self._write(lambda connection: _write_uses(connection, uses, seen), uses=uses.total())
+            if sign_ins or strays:
+                self._write(lambda connection: _write_people(connection, sign_ins, strays), strays=len(strays))
 
     def _write(self, write: Callable[[Connection], None], **lost: int) -> None:
         try:
@@ -191,6 +215,13 @@ def _write_uses(connection: Connection, uses: Counter[int], seen: Mapping[type[B
             .values(last_used_at=bindparam("b_at"), used_count=WebhookSecret.used_count + bindparam("b_count"))
         )
         connection.execute(statement, rows)
+
+
+def _write_people(connection: Connection, sign_ins: set[int], strays: list[dict[str, Any]]) -> None:
+    if sign_ins:
+        connection.execute(update(table(SignIn)).where(SignIn.id.in_(sorted(sign_ins))).values(seen_at=now()))
+    if strays:
+        connection.execute(insert(table(AuditLine)), strays)
 
 
 def _write_refusals(connection: Connection, waiting: Counter[_Waiting], samples: list[Refusal]) -> None:
