@@ -8,13 +8,12 @@ from typing import Any
 from flask import Flask, Response, current_app, g, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
-from sqlalchemy import func, select
 
 from openremedy import __version__, people
+from openremedy import review as waiting
 from openremedy.errors import Problem
 from openremedy.extensions import db
-from openremedy.models import Incident, Triage
-from openremedy.ui import access, overview, sign_in, words  # noqa: F401 - importing them mounts their pages
+from openremedy.ui import access, incidents, overview, review, sign_in, words  # noqa: F401 - importing them mounts their pages
 from openremedy.ui.access import Ended, SignInFirst, blueprint
 from openremedy.ui.forms import errors_of, new_form_id
 
@@ -68,10 +67,7 @@ def _places() -> list[people.Place]:
 
 def _review_count() -> int:
     """How many open incidents wait for a person."""
-    waiting = select(func.count()).where(
-        Incident.tenant_id == g.here.id, Incident.triage == Triage.NEEDS_HUMAN, Incident.status != "resolved"
-    )
-    return db.session.scalar(waiting) or 0
+    return waiting.count(db.session(), g.here.id)
 
 
 @cache
