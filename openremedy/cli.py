@@ -17,10 +17,19 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+<<<<<<< HEAD
 from openremedy import cookbook, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
 from openremedy.errors import Invalid, Problem
+=======
+from openremedy import audit, deliveries, maintenance, people, registry, sources, tenants
+from openremedy import doctor as doctor_checks
+from openremedy import replay as replays
+from openremedy.alerts import shown
+from openremedy.errors import Invalid, NotFound, Problem
+>>>>>>> doctor
 from openremedy.extensions import db
+from openremedy.ids import parse_id
 from openremedy.incidents import stamp
 from openremedy.models import Role
 from openremedy.recipes import RecipeFileError, dump, parse
@@ -35,7 +44,7 @@ def register(app: Flask) -> None:
     """Give the application its commands."""
     for command in (tenant, source, user, token, recipe, classify):
         app.cli.add_command(command)
-    for single in (worker, scheduler, sweep, prune, doctor):
+    for single in (worker, scheduler, sweep, prune, replay, doctor):
         app.cli.add_command(single)
 
 
@@ -383,6 +392,43 @@ def prune() -> tuple[dict[str, Any], str]:
     """Delete deliveries and closed incidents older than the retention time."""
     found = maintenance.prune(db.engine, services().settings.retention_days)
     return found, ", ".join(f"{name}: {count} deleted" for name, count in found.items())
+
+
+@click.command()
+@click.argument("delivery_id", metavar="DELIVERY_ID")
+@click.option("--dry-run", is_flag=True, help="Only show what today's code makes of it; nothing is stored.")
+@with_appcontext
+@answering
+def replay(delivery_id: str, dry_run: bool) -> tuple[dict[str, Any], str]:
+    """Run a stored delivery again through today's code."""
+    found = parse_id(delivery_id)
+    if found is None:
+        raise NotFound("There is no such delivery.")
+    tenant_id = deliveries.tenant_of(db.session(), found)
+    if dry_run:
+        answer = replays.preview(db.session(), tenant_id, found)
+        return answer, _previewed(answer)
+    answer = replays.as_json(found, replays.replay(db.session(), tenant_id, found, audit.COMMAND_LINE))
+    became = "\n".join(map(_became, answer["alerts"])) or "It holds no alert."
+    return answer, f"Delivery {answer['delivery_id']} is the replay.\n{became}"
+
+
+def _previewed(answer: dict[str, Any]) -> str:
+    if error := answer["error"]:
+        return f"It would be refused: {error['code']}. {Problem(error['message'], fields=error['fields']).sentence()}"
+    notes = [answer["remark"], *answer["warnings"]]
+    return "\n".join([*filter(None, notes), *map(_preview_line, answer["alerts"])]) or "It holds no alert."
+
+
+def _preview_line(alert: dict[str, Any]) -> str:
+    for word in ("ignored", "rejected"):
+        if word in alert:
+            return f"{word}: {shown(alert[word], 500)}"
+    return f"{alert['status']}: {alert['incident_type']} ({alert['severity']}) on {shown(alert['hostname'])}"
+
+
+def _became(alert: dict[str, Any]) -> str:
+    return " ".join(filter(None, (alert["outcome"], alert["incident_id"], alert["reason"])))
 
 
 @click.command()

@@ -15,7 +15,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -97,13 +97,16 @@ _SOURCE_SEEN = (
     update(_sources)
     .where(_sources.c.id == bindparam("b_id"))
     .values(
-        last_seen_at=bindparam("b_at"),
+        last_seen_at=func.coalesce(bindparam("b_at", type_=_sources.c.last_seen_at.type), _sources.c.last_seen_at),
         **{f"{one}_count": _sources.c[f"{one}_count"] + bindparam(f"b_{one}") for one in Outcome},
     )
 )
 # The row is locked already by what counts.
 _LAST_BEAT = select(_sources.c.heartbeat_at, _sources.c.heartbeat_gap).where(_sources.c.id == bindparam("b_id"))
 _BEAT = update(_sources).where(_sources.c.id == bindparam("b_id"))
+
+
+Note = Callable[[Connection], None]
 
 
 class Collision(Exception):
@@ -148,17 +151,22 @@ class Stored:
 
 
 def store(
-    engine: Engine, delivery: dict[str, Any], arrivals: Sequence[Arrival], unplaced: Sequence[Unplaced] = ()
+    engine: Engine,
+    delivery: dict[str, Any],
+    arrivals: Sequence[Arrival],
+    unplaced: Sequence[Unplaced] = (),
+    replayed: Note | None = None,
 ) -> list[Stored]:
     """Store a delivery with its alerts and return their outcomes in the order of the body.
 
-    `delivery` is a row of the table. Raises Unavailable; then nothing was stored.
+    `delivery` is a row of the table. `replayed` says that it came before: it writes who did that, in the same
+    transaction, and the delivery is no sign of life of its source. Raises Unavailable; then nothing was stored.
     """
     alone = False
     for attempt in range(ATTEMPTS):
         try:
             with engine.begin() as connection:
-                return _store(connection, delivery, arrivals, unplaced, alone)
+                return _store(connection, delivery, arrivals, unplaced, replayed, alone)
         except Overtaken:
             alone = True
         except Collision:
@@ -191,6 +199,7 @@ def _store(
     delivery: dict[str, Any],
     arrivals: Sequence[Arrival],
     unplaced: Sequence[Unplaced],
+    replayed: Note | None,
     alone: bool,
 ) -> list[Stored]:
     dialect = connection.dialect.name
@@ -210,7 +219,10 @@ def _store(
     stored = {arrival.position: _stored(results[arrival.position]) for arrival in arrivals}
     stored |= {one.position: Stored(one.outcome, None, one.reason) for one in unplaced}
     if delivery["source_id"]:
-        _note_source(connection, delivery["source_id"], at, list(stored.values()), unplaced)
+        seen_at = None if replayed else at
+        _note_source(connection, delivery["source_id"], seen_at, list(stored.values()), unplaced)
+    if replayed:
+        replayed(connection)
     return [stored[position] for position in sorted(stored)]
 
 
@@ -382,14 +394,17 @@ def _unplaced_row(one: Unplaced) -> dict[str, Any]:
 
 
 def _note_source(
-    connection: Connection, source_id: int, at: datetime, stored: Sequence[Stored], unplaced: Sequence[Unplaced]
+    connection: Connection, source_id: int, at: datetime | None, stored: Sequence[Stored], unplaced: Sequence[Unplaced]
 ) -> None:
-    """Last, and so the same for everybody: the row of the source is where its bodies queue up."""
+    """Last, and so the same for everybody: the row of the source is where its bodies queue up.
+
+    `at` None: its outcomes count, but it was not heard of.
+    """
     counts = Counter(one.outcome for one in stored)
     seen = {"b_id": source_id, "b_at": at} | {f"b_{one}": counts[one] for one in Outcome}
     connection.execute(_SOURCE_SEEN, seen)
     beats = [one.beat for one in unplaced if one.beat is not None]
-    if not beats:
+    if not beats or at is None:
         return
     before, gap = connection.execute(_LAST_BEAT, {"b_id": source_id}).one()
     gap = heartbeat.learnt(gap, before, at)
