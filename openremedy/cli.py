@@ -17,17 +17,11 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-<<<<<<< HEAD
-from openremedy import cookbook, maintenance, people, registry, sources, tenants
-from openremedy import doctor as doctor_checks
-from openremedy.errors import Invalid, Problem
-=======
-from openremedy import audit, deliveries, maintenance, people, registry, sources, tenants
+from openremedy import audit, cookbook, deliveries, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
 from openremedy import replay as replays
 from openremedy.alerts import shown
 from openremedy.errors import Invalid, NotFound, Problem
->>>>>>> doctor
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import stamp

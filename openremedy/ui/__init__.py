@@ -13,7 +13,7 @@ from openremedy import __version__, people
 from openremedy import review as waiting
 from openremedy.errors import Problem
 from openremedy.extensions import db
-from openremedy.ui import access, incident_list, incidents, overview, recipes, review, sign_in, words  # noqa: F401 - importing them mounts their pages
+from openremedy.ui import access, deliveries, incident_list, incidents, overview, recipes, review, sign_in, words  # noqa: F401 - importing them mounts their pages
 from openremedy.ui.access import Ended, SignInFirst, blueprint
 from openremedy.ui.forms import errors_of, new_form_id
 

@@ -34,7 +34,13 @@ def recipes() -> ResponseReturnValue:
 def recipe(slug: str) -> ResponseReturnValue:
     """One recipe with its steps, its versions, and how it has done."""
     found = cookbook.find(db.session(), g.here.id, _slug(slug))
-    return render_template("ui/recipe.html", recipe=found, history=cookbook.history(db.session(), g.here.id, slug), card=_cards()["cards"].get(slug), days=DAYS)
+    return render_template(
+        "ui/recipe.html",
+        recipe=found,
+        history=cookbook.history(db.session(), g.here.id, slug),
+        card=_cards()["cards"].get(slug),
+        days=DAYS,
+    )
 
 
 @in_tenant("/recipes/<slug>/versions/<int:version>")
