@@ -13,16 +13,19 @@ from openremedy.alerts import IncidentType, Severity
 from openremedy.errors import Invalid
 from openremedy.extensions import db
 from openremedy.ids import parse_id
-from openremedy.incidents import Filters
+from openremedy.incidents import BulkAction
 from openremedy.models import Recipe, Role, Source, Triage
+from openremedy.search import Filters, Sort
 from openremedy.services import services
 from openremedy.ui.access import in_tenant
 from openremedy.ui.words import plural
 
 PAGE = 50
-COUNTED = 1000  # more than so many are not counted
-MOST = 10_000  # changed at once
-ACTIONS = {"acknowledge": "acknowledged", "resolve": "resolved", "reclassify": "sent to be classified again"}
+ACTIONS = {
+    BulkAction.ACKNOWLEDGE: "acknowledged",
+    BulkAction.RESOLVE: "resolved",
+    BulkAction.RECLASSIFY: "sent to be classified again",
+}
 STATUSES = {"": "Active", "open": "Open", "acknowledged": "Acknowledged", "resolved": "Resolved", "any": "Any"}
 SORTS = {"": "Newest", "last_seen": "Last seen", "severity": "Severity", "occurrences": "Most often"}
 
@@ -53,6 +56,11 @@ class Shown:
             "sort": SORTS,
         }
         return cls(**{name: value for name, value in given.items() if name not in known or value in known[name]})
+
+    @property
+    def order(self) -> Sort:
+        """As the domain takes it."""
+        return Sort(self.sort or Sort.NEWEST)
 
     @property
     def filters(self) -> Filters:
@@ -94,13 +102,14 @@ def _clean(text: str) -> str:
 def incidents() -> ResponseReturnValue:
     """A page of incidents, newest first unless told otherwise."""
     state = Shown.of(request.args)
-    page = domain.listed(db.session(), g.here.id, state.filters, state.sort, request.args.get("after"), PAGE)
+    after = request.args.get("after")
+    page = domain.listed(db.session(), g.here.id, state.filters, sort=state.order, cursor=after, limit=PAGE)
     return render_template(
         "ui/incidents.html",
         state=state,
         page=page,
-        count=domain.count_up_to(db.session(), g.here.id, state.filters, COUNTED),
-        counted=COUNTED,
+        count=domain.count_up_to(db.session(), g.here.id, state.filters),
+        newest=domain.newest(db.session(), g.here.id),
         statuses=STATUSES,
         sorts=SORTS,
         severities=list(Severity),
@@ -131,8 +140,8 @@ def incidents_live() -> ResponseReturnValue:
     state = Shown.of(request.args)
     ids = [found for text in request.args.get("ids", "").split(",")[:PAGE] if (found := parse_id(text))]
     newest = parse_id(request.args.get("newest", ""))
-    items = domain.by_ids(db.session(), g.here.id, ids)
-    since = domain.count_since(db.session(), g.here.id, state.filters, newest, COUNTED)
+    items = domain.of_ids(db.session(), g.here.id, ids)
+    since = domain.count_since(db.session(), g.here.id, state.filters, newest) if newest else 0
     digest = _digest(items)
     if digest == request.args.get("digest") and str(since) == request.args.get("since", "0"):
         return "", 204
@@ -143,15 +152,15 @@ def incidents_live() -> ResponseReturnValue:
 def act_on_incidents() -> ResponseReturnValue:
     """One action on the incidents that are ticked, or on all that match."""
     state = Shown.of(request.args)
-    action = request.form.get("action", "")
-    if action not in ACTIONS:
+    action = next((one for one in ACTIONS if one == request.form.get("action")), None)
+    if action is None:
         raise Invalid("Choose what is to be done with them.")
     chosen: Any = state.filters
     if request.form.get("scope") != "matching":
         chosen = [found for text in request.form.getlist("id")[:PAGE] if (found := parse_id(text))]
     done = domain.act_on_all(db.engine, g.here.id, chosen, action, g.visitor.actor)
-    if action == "reclassify" and done.changed:
+    if action is BulkAction.RECLASSIFY:
         services().waker.wake()
-    kept = f" {plural(done.unchanged, 'other')} had nothing to change." if done.unchanged else ""
-    flash(f"{plural(done.changed, 'incident')} {ACTIONS[action]}.{kept}")
+    kept = f" {plural(done['unchanged'], 'other')} had nothing to change." if done["unchanged"] else ""
+    flash(f"{plural(done['changed'], 'incident')} {ACTIONS[action]}.{kept}")
     return redirect(state.url(), 303)

@@ -14,6 +14,7 @@ from openremedy.evidence_tree import tree
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.models import Incident, Recipe, Role
+from openremedy.overview import related
 from openremedy.services import services
 from openremedy.ui import access
 from openremedy.ui.access import in_tenant
@@ -51,7 +52,7 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
         "titles": _titles(),
         "root": tree(found["evidence"], cited),
         "timeline": sentences(found["timeline"]),
-        "related": domain.related(db.session(), g.here.id, id_of(found["id"])),
+        "related": related(db.session(), g.here.id, id_of(found["id"])),
         "waiting": found["classification"] in WAITING,
         "mark": mark(found["status"], found["classification"], found["severity"]),
     }
