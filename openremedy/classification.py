@@ -126,7 +126,7 @@ async def _as_it_is(claim: Claim) -> Claim:
 
 class Classifier:
     """One per worker process; `model` is None when no model is configured. `enrich` may ask an incident's tool about it
-    before it is classified.
+    before it is classified. With `tenant_id` it looks at the incidents of this tenant alone.
     """
 
     def __init__(
@@ -135,21 +135,23 @@ class Classifier:
         limits: Limits,
         model: Model | None,
         enrich: Callable[[Claim], Awaitable[Claim]] = _as_it_is,
+        tenant_id: int | None = None,
     ) -> None:
         self._engine = engine
         self._enrich = enrich
         self._limits = limits
         self._model = model
+        self._tenant_id = tenant_id
         self._catalogues: dict[int, Catalogue] = {}
 
     async def run(self) -> bool:
         """Classify until nothing is pending (False) or the time of a job is over (True: there may be more)."""
         end = time.monotonic() + RUN_SECONDS
         while time.monotonic() < end:
-            while suspect := claims.claim_suspect(self._engine, self._limits.lease):
+            while suspect := claims.claim_suspect(self._engine, self._limits.lease, self._tenant_id):
                 await self._one(suspect)
             await self._work(end)
-            if not claims.waiting(self._engine):
+            if not claims.waiting(self._engine, self._tenant_id):
                 return False
             # Somebody else holds what waits: another worker, or an alert that is just being stored.
             await asyncio.sleep(0.05)
@@ -161,7 +163,7 @@ class Classifier:
         async with asyncio.TaskGroup() as group:
             while True:
                 free = self._places - len(flying) if time.monotonic() < end else 0
-                claimed = claims.claim(self._engine, free, self._limits.lease) if free else []
+                claimed = claims.claim(self._engine, free, self._limits.lease, self._tenant_id) if free else []
                 for claim in claimed:
                     flying.add(group.create_task(self._one(claim)))
                     # One at a time, because all but the calls is done without a pause: those in flight go on between.

@@ -1,6 +1,6 @@
 """What we keep."""
 
-from openremedy.models.base import Base, now, table
+from openremedy.models.base import Base, as_if_at, now, table
 from openremedy.models.incident import (
     AlertRecord,
     CauseLease,
@@ -67,6 +67,7 @@ __all__ = [
     "User",
     "Verdict",
     "WebhookSecret",
+    "as_if_at",
     "now",
     "table",
 ]
