@@ -212,7 +212,9 @@ def _single_sign_on(**values: str | None) -> dict[str, str | None]:
     """The three settings of the identity provider: all of them or none."""
     unset = [f"OPENREMEDY_{name.upper()}" for name, value in values.items() if not value]
     if unset and len(unset) < len(values):
-        raise SettingsError(f"single sign-on also needs {' and '.join(unset)}; without it set none of OPENREMEDY_OIDC_…")
+        raise SettingsError(
+            f"single sign-on also needs {' and '.join(unset)}; without it set none of OPENREMEDY_OIDC_…"
+        )
     if values["oidc_issuer"]:
         _check_issuer(values["oidc_issuer"])
     return values

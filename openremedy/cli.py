@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import doctor as doctor_checks
 from openremedy import maintenance, people, registry, sources, tenants
+from openremedy.audit import COMMAND_LINE
 from openremedy.errors import Invalid, Problem
 from openremedy.extensions import db
 from openremedy.incidents import stamp
@@ -269,6 +270,15 @@ def user_create(email: str, superadmin: bool, slug: str | None, role: str | None
     if known:
         click.echo(f"Note: {email} existed already and keeps the password it has.", err=True)
     return {"email": email.strip().lower(), "role": name}, f"User {email} created as {name}."
+
+
+@user.command("unlink")
+@click.argument("email")
+@answering
+def user_unlink(email: str) -> tuple[dict[str, Any], str]:
+    """Forget which account of the identity provider is a user's."""
+    people.unlink(db.session(), email, COMMAND_LINE)
+    return {"email": email.strip().lower()}, f"{email} is linked to no account of the identity provider."
 
 
 def _password() -> str:
