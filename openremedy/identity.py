@@ -3,6 +3,7 @@
 The one importer of authlib, which checks what comes back. Import it only where single sign-on is configured.
 """
 
+import base64
 import contextlib
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote_plus
 
 import requests
 import structlog
@@ -31,6 +33,7 @@ SCOPE = "openid email"
 # Those with a key pair. Without "none", and without those whose key could be what everybody can read.
 ALGORITHMS = {f"{kind}{bits}" for kind in ("RS", "ES", "PS") for bits in (256, 384, 512)} | {"EdDSA", "Ed25519"}
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
+BASIC = "client_secret_basic"
 OUR_FAULT = {"invalid_client", "unauthorized_client", "invalid_scope"}
 
 log = structlog.get_logger()
@@ -136,14 +139,14 @@ class Provider:
             client_id=self._settings.oidc_client_id,
             client_secret=self._settings.oidc_client_secret,
             server_metadata_url=f"{self._issuer.rstrip('/')}/.well-known/openid-configuration",
+            client_auth_methods=[(BASIC, _basic)],
             client_kwargs={"scope": SCOPE, "code_challenge_method": "S256", "default_timeout": TIMEOUT},
         )
         found = client.load_server_metadata()
         if found["issuer"].rstrip("/") != self._issuer.rstrip("/"):
             log.error("oidc.other_issuer", hint="OPENREMEDY_OIDC_ISSUER is not what the provider calls itself")
             raise ProviderAway()
-        # In the body the secret needs no second encoding, about which providers disagree.
-        if "client_secret_post" in found.get("token_endpoint_auth_methods_supported", ()):
+        if BASIC not in found.get("token_endpoint_auth_methods_supported", [BASIC]):
             client.client_kwargs["token_endpoint_auth_method"] = "client_secret_post"  # noqa: S105 - the name of a way
         client.server_metadata = self._needed(found)
         return client
@@ -158,6 +161,12 @@ class Provider:
         algorithms = [name for name in offered if name in ALGORITHMS] or ["RS256"]
         kept = {"issuer": found["issuer"], "_loaded_at": found["_loaded_at"]}
         return needed | kept | {"id_token_signing_alg_values_supported": algorithms}
+
+
+def _basic(client: Any, _method: str, uri: str, headers: dict[str, str], body: str) -> tuple[str, dict[str, str], str]:
+    """RFC 6749, 2.3.1: name and secret are encoded as in a form first, which authlib leaves out."""
+    pair = ":".join(quote_plus(part) for part in (client.client_id, client.client_secret))
+    return uri, {**headers, "Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, body
 
 
 def _code(answer: Mapping[str, str]) -> str:
