@@ -21,6 +21,7 @@ from openremedy import audit, cookbook, deliveries, maintenance, people, registr
 from openremedy import doctor as doctor_checks
 from openremedy import replay as replays
 from openremedy.alerts import shown
+from openremedy.audit import COMMAND_LINE
 from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.ids import parse_id
@@ -272,6 +273,15 @@ def user_create(email: str, superadmin: bool, slug: str | None, role: str | None
     if known:
         click.echo(f"Note: {email} existed already and keeps the password it has.", err=True)
     return {"email": email.strip().lower(), "role": name}, f"User {email} created as {name}."
+
+
+@user.command("unlink")
+@click.argument("email")
+@answering
+def user_unlink(email: str) -> tuple[dict[str, Any], str]:
+    """Forget which account of the identity provider is a user's."""
+    people.unlink(db.session(), email, COMMAND_LINE)
+    return {"email": email.strip().lower()}, f"{email} is linked to no account of the identity provider."
 
 
 def _password() -> str:

@@ -13,7 +13,19 @@ from openremedy import __version__, people
 from openremedy import review as waiting
 from openremedy.errors import Problem
 from openremedy.extensions import db
-from openremedy.ui import access, deliveries, incident_list, incidents, overview, recipes, review, sign_in, words  # noqa: F401 - importing them mounts their pages
+from openremedy.services import services
+from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
+    access,
+    deliveries,
+    incident_list,
+    incidents,
+    oidc,
+    overview,
+    recipes,
+    review,
+    sign_in,
+    words,
+)
 from openremedy.ui.access import Ended, SignInFirst, blueprint
 from openremedy.ui.forms import errors_of, new_form_id
 
@@ -56,8 +68,15 @@ def _common() -> dict[str, Any]:
         "here": g.get("here"),
         "places": _places,
         "review_count": _review_count,
+        "single_sign_on": _single_sign_on(),
         "has": lambda endpoint: endpoint in current_app.view_functions,
     }
+
+
+def _single_sign_on() -> str | None:
+    """What its button says, where there is one."""
+    settings = services().settings
+    return settings.oidc_name if settings.oidc_issuer else None
 
 
 def _places() -> list[people.Place]:
@@ -118,7 +137,7 @@ def error_page(problem: Problem) -> ResponseReturnValue:
     if isinstance(problem, SignInFirst):
         return access.to_sign_in()
     if isinstance(problem, Ended):
-        return _page(sign_in.sign_in_page(problem))
+        return _page(sign_in.ended_page(problem))
     return _page((render_template("ui/error.html", problem=problem), problem.status, problem.headers))
 
 
