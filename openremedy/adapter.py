@@ -59,6 +59,7 @@ from openremedy.translation import (
 )
 
 __all__ = [
+    "HEADER_STEP",
     "THINGS_OF",
     "UNKNOWN_HOST",
     "Adapter",
@@ -72,6 +73,7 @@ __all__ = [
     "Mapped",
     "Payload",
     "Rejected",
+    "SetupStep",
     "Severity",
     "Text",
     "Texts",
@@ -158,6 +160,28 @@ class Enrichment:
 
 
 @dataclass(frozen=True)
+class SetupStep:
+    """One step of connecting the tool, as the page of a source shows it.
+
+    In `text` and `snippet` these words are replaced by what they are for this source, as plain text: {url} where the
+    tool posts to, {scheme}, {host} (with its port) and {path} of it, {token} of the source, {name} of the source.
+    """
+
+    title: str
+    text: str = ""
+    snippet: str = ""
+
+
+# (host name, time, whether it is the end): a body as the tool sends it, of an alert that begins or ends then.
+Sample = Callable[[str, datetime, bool], dict[str, Any]]
+HEADER_STEP = SetupStep(
+    "Post to this address with the token",
+    "Any of these carries the token: a bearer token, the password of HTTP Basic (any user), or X-OpenRemedy-Token.",
+    "POST {url}\nAuthorization: Bearer {token}",
+)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A monitoring tool whose own webhooks we take. `name` is its folder and the word in its URL."""
 
@@ -173,6 +197,10 @@ class Adapter:
     # What an admin may choose per source; every field has a default.
     options: Schema = field(default_factory=Payload)
     enrichment: Enrichment | None = None
+    # For the page of its sources: what the tool is, how it is connected, and a body to try it with (None: no button).
+    summary: str = ""
+    setup: tuple[SetupStep, ...] = (HEADER_STEP,)
+    sample: Sample | None = None
 
     @property
     def blueprint_name(self) -> str:

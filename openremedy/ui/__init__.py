@@ -24,6 +24,7 @@ from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
     recipes,
     review,
     sign_in,
+    sources,
     words,
 )
 from openremedy.ui.access import Ended, SignInFirst, blueprint
