@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from rq import Worker
 from sqlalchemy import Engine, func, select
 
-from openremedy import health
+from openremedy import health, search
 from openremedy.models import Incident, SourceSecret, Triage, WebhookSecret, now
 from openremedy.queue import job_queue
 from openremedy.services import Services
@@ -44,7 +44,7 @@ def examine(services: Services, engine: Engine) -> list[Check]:
     """Every check; one that needs the database or Redis is left out when they are away."""
     checks = [_database(engine)]
     if checks[0].status != FAIL:
-        checks += [_secrets(services, engine), _clock(engine), _oldest(engine)]
+        checks += [_secrets(services, engine), _clock(engine), _oldest(engine), _search(engine)]
     checks += _redis(services)
     checks.append(_model(services))
     return checks
@@ -103,6 +103,15 @@ def _oldest(engine: Engine) -> Check:
         advice = "Are a worker and the scheduler running? flask worker; flask sweep"
         return Check("oldest pending", WARN, detail, advice)
     return Check("oldest pending", OK, detail)
+
+
+def _search(engine: Engine) -> Check:
+    if engine.dialect.name == "sqlite":
+        return Check("search", OK, "reads the evidence; SQLite is for few incidents")
+    if search.indexed(engine):
+        return Check("search", OK, "by an index of words")
+    advice = "Its extension pg_trgm could not be made at the upgrade; docs/operations.md tells how to add it."
+    return Check("search", WARN, "no index of words: a rare word takes a second for 100,000 incidents", advice)
 
 
 def _redis(services: Services) -> Iterator[Check]:

@@ -3,6 +3,7 @@
 import os
 import time
 import uuid
+from datetime import datetime
 
 
 def new_id() -> uuid.UUID:
@@ -14,6 +15,11 @@ def new_id() -> uuid.UUID:
     fraction = nanoseconds * 4096 // 1_000_000
     random = int.from_bytes(os.urandom(8)) >> 2
     return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+
+
+def first_id(moment: datetime) -> uuid.UUID:
+    """The smallest identifier that can be made at `moment`: what is not less was made then or later."""
+    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
 
 
 def parse_id(text: str) -> uuid.UUID | None:

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Engine, and_, delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from openremedy import claims, lifecycle, people, store
+from openremedy import claims, lifecycle, people, search, store
 from openremedy.lifecycle import Episode, Track
 from openremedy.models import (
     CauseLease,
@@ -68,7 +68,9 @@ def sweep(services: Services, engine: Engine, expire: bool = True) -> dict[str, 
         redone = claims.redo_provisional(engine)
     if claims.waiting(engine):
         services.waker.wake()
-    return {"requeued": requeued, "given_up": given_up, "stale": stale, "redone": redone}
+    # Last, for it may take some seconds and nobody waits for it.
+    indexed = search.catch_up(engine)
+    return {"requeued": requeued, "given_up": given_up, "stale": stale, "redone": redone, "indexed": indexed}
 
 
 def close_stale(engine: Engine) -> int:

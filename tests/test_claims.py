@@ -362,7 +362,13 @@ def test_a_sweep_says_what_it_found(app: Flask, alice: Tenant, engine: Engine) -
     alice.alert()
     claims.claim(engine, 16, LEASE)
     ended_lease(engine)
-    assert maintenance.sweep(app.extensions[KEY], engine) == {"requeued": 1, "given_up": 0, "stale": 0, "redone": 0}
+    assert maintenance.sweep(app.extensions[KEY], engine) == {
+        "requeued": 1,
+        "given_up": 0,
+        "stale": 0,
+        "redone": 0,
+        "indexed": 0,
+    }
 
 
 def test_pruning_keeps_open_incidents_and_whatever_is_young(app: Flask, alice: Tenant, engine: Engine) -> None:
