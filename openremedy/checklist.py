@@ -46,8 +46,8 @@ def checklist(session: Session, source: Source) -> list[Item]:
 
 def _last_use(source: Source) -> datetime | None:
     """When the tool came with a good credential last."""
-    used = [one.last_used_at for one in (*source.tokens, *source.secrets) if one.last_used_at]
-    return max(used, default=None)
+    used = [one.last_used_at for one in source.tokens] + [one.last_used_at for one in source.secrets]
+    return max(filter(None, used), default=None)
 
 
 def _incidents(session: Session, source: Source) -> list[Any]:

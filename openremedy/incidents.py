@@ -110,6 +110,18 @@ def count_up_to(session: Session, tenant_id: int, filters: Filters, limit: int =
     return Count(min(found, most), found > most)
 
 
+def newest(session: Session, tenant_id: int) -> uuid.UUID | None:
+    """The newest incident of the tenant."""
+    statement = select(Incident.id).where(Incident.tenant_id == tenant_id)
+    return session.scalar(statement.order_by(Incident.id.desc()).limit(1))
+
+
+def count_since(session: Session, tenant_id: int, filters: Filters, since: uuid.UUID, limit: int = 100) -> int:
+    """How many that fit came after this one, up to `limit`."""
+    found = search.places(session, tenant_id, filters, Sort.NEWEST, None, limit)
+    return sum(one.id > since for one in found)
+
+
 def matching_ids(session: Session, tenant_id: int, filters: Filters, limit: int = BULK_LIMIT) -> list[uuid.UUID]:
     """Up to `limit` incidents of the tenant that fit, newest first."""
     return [one.id for one in search.places(session, tenant_id, filters, Sort.NEWEST, None, limit)]

@@ -91,7 +91,7 @@ def _make(session: Session, slug: str) -> str:
             f"There is a tenant {slug!r} already; nothing was changed. --tenant takes another name."
         ) from error
     for file in (tenants.STARTER_RECIPES, RECIPES):
-        tenants.import_recipes(session, slug, parse(file.read_text("utf-8")))
+        cookbook.import_recipes(session, tenants.find_tenant(session, slug).id, parse(file.read_text("utf-8")))
     return secret
 
 

@@ -61,8 +61,8 @@ def _colour(kind: str) -> int:
 def _ceiling(hours: Sequence[Hour]) -> int:
     """The top of the scale: the next round number over the busiest hour."""
     most = max((sum(hour.by_type.values()) for hour in hours), default=0)
-    steps = (step * 10**power for power in range(7) for step in (1, 2, 5))
-    return next(step for step in steps if step >= max(most, 4) or step == 5 * 10**6)
+    steps: list[int] = [step * 10**power for power in range(7) for step in (1, 2, 5)]
+    return next((step for step in steps if step >= max(most, 4)), most)
 
 
 def _bars(hours: Sequence[Hour]) -> list[Bar]:

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from openremedy import audit, rehearsal
 from openremedy import sources as domain
 from openremedy.adapter import HEADER_STEP, Adapter, SetupStep
-from openremedy.checklist import checklist, refusals
+from openremedy.checklist import TEST_HOST, checklist, refusals
 from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.models import Role, Source
@@ -258,7 +258,7 @@ def send_test_alert(source_id: str) -> ResponseReturnValue:
         raise NotFound("The adapter of this source is not installed.")
     receipt = rehearsal.rehearse(db.session(), g.here.slug, found, adapter, g.visitor.actor)
     outcome = receipt.outcomes[0]
-    flash(f"Sent: an alert of the host {rehearsal.TEST_HOST} was {outcome.outcome}, and then resolved.")
+    flash(f"Sent: an alert of the host {TEST_HOST} was {outcome.outcome}, and then resolved.")
     if outcome.incident_id is None:
         return _back(source_id)
     there = url_for("ui.incident", tenant_slug=g.here.slug, incident_id=outcome.incident_id)
