@@ -17,8 +17,8 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from openremedy import cookbook, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
-from openremedy import maintenance, people, registry, sources, tenants
 from openremedy.errors import Invalid, Problem
 from openremedy.extensions import db
 from openremedy.incidents import stamp
@@ -306,7 +306,8 @@ def recipe_import(tenant_slug: str, file: str) -> tuple[dict[str, Any], str]:
         specs = parse(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
     except RecipeFileError as error:
         raise click.ClickException("Nothing was imported.\n" + "\n".join(error.problems)) from error
-    added, changed = tenants.import_recipes(db.session(), tenant_slug, specs)
+    tenant = tenants.find_tenant(db.session(), tenant_slug)
+    added, changed = cookbook.import_recipes(db.session(), tenant.id, specs)
     same = len(specs) - added - changed
     answer = {"added": added, "changed": changed, "unchanged": same}
     return answer, f"{added} recipes added, {changed} changed, {same} as they were."
@@ -317,7 +318,7 @@ def recipe_import(tenant_slug: str, file: str) -> tuple[dict[str, Any], str]:
 @answering
 def recipe_export(tenant_slug: str) -> tuple[dict[str, Any], str]:
     """Print the recipes of a tenant as YAML that import takes."""
-    specs = tenants.export_recipes(db.session(), tenant_slug)
+    specs = cookbook.export_recipes(db.session(), tenants.find_tenant(db.session(), tenant_slug).id)
     text = dump(specs)
     return {"count": len(specs), "yaml": text}, text.rstrip("\n")
 

@@ -1,28 +1,27 @@
-"""Tenants and what belongs to one: webhook secrets, API tokens, recipes."""
+"""Tenants and what belongs to one: webhook secrets, API tokens, what an admin chose for it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from openremedy import crypto
+from openremedy import cookbook, crypto
 from openremedy.crypto import Vault
 from openremedy.errors import Conflict, Invalid, NotFound, Problem
 from openremedy.models import (
     ApiToken,
-    Recipe,
     Role,
     Tenant,
     WebhookSecret,
     now,
 )
-from openremedy.recipes import RecipeSpec, parse
+from openremedy.recipes import parse
 
 FIRST_TENANT = "my-company"
 STARTER_RECIPES = Path(__file__).parent.parent / "config" / "recipes.yaml"
@@ -130,69 +129,6 @@ def find_token(session: Session, token: str) -> tuple[ApiToken, Tenant] | None:
     return (found[0], found[1]) if found else None
 
 
-# ---------------------------------------------------------------- recipes
-
-
-def import_recipes(session: Session, slug: str, specs: Sequence[RecipeSpec]) -> tuple[int, int]:
-    """Add or replace recipes by their slug, all or none; returns how many are new and how many were changed.
-
-    Raises NotFound.
-    """
-    tenant = find_tenant(session, slug)
-    # Raised first: it locks the tenant's row, so two imports follow each other.
-    raised = update(Tenant).where(Tenant.id == tenant.id).values(catalogue_version=Tenant.catalogue_version + 1)
-    session.execute(raised)
-    existing = {recipe.slug: recipe for recipe in session.scalars(select(Recipe).where(Recipe.tenant_id == tenant.id))}
-    changed = 0
-    for spec in specs:
-        values = _columns(spec)
-        recipe = existing.get(spec.slug)
-        if recipe is None:
-            session.add(Recipe(tenant_id=tenant.id, **values))
-        elif any(getattr(recipe, name) != value for name, value in values.items()):
-            changed += 1
-            for name, value in values.items():
-                setattr(recipe, name, value)
-    session.commit()
-    return sum(spec.slug not in existing for spec in specs), changed
-
-
-def _columns(spec: RecipeSpec) -> dict[str, object]:
-    return {
-        "slug": spec.slug,
-        "title": spec.title,
-        "when": spec.when,
-        "applies_to": list(spec.applies_to),
-        "match": dict(spec.match) or None,
-        "risk": spec.risk,
-        "steps": spec.steps,
-        "tags": list(spec.tags),
-        "enabled": spec.enabled,
-    }
-
-
-def export_recipes(session: Session, slug: str) -> list[RecipeSpec]:
-    """Every recipe of a tenant as import takes it, by slug. Raises NotFound."""
-    tenant = find_tenant(session, slug)
-    found = session.scalars(select(Recipe).where(Recipe.tenant_id == tenant.id).order_by(Recipe.slug))
-    return [spec_of(recipe) for recipe in found]
-
-
-def spec_of(recipe: Recipe) -> RecipeSpec:
-    """A stored recipe as import and export have it."""
-    return RecipeSpec(
-        slug=recipe.slug,
-        title=recipe.title,
-        when=recipe.when,
-        applies_to=tuple(recipe.applies_to),
-        match=recipe.match or {},
-        risk=recipe.risk,
-        steps=recipe.steps,
-        tags=tuple(recipe.tags),
-        enabled=recipe.enabled,
-    )
-
-
 # ---------------------------------------------------------------- the first start
 
 
@@ -217,5 +153,5 @@ def ensure_first_tenant(engine: Engine, vault: Vault) -> FirstTenant | None:
             secret = create_tenant(session, vault, FIRST_TENANT, "My company")
         except Conflict:
             return None  # another process was first
-        import_recipes(session, FIRST_TENANT, parse(STARTER_RECIPES.read_text()))
+        cookbook.import_recipes(session, find_tenant(session, FIRST_TENANT).id, parse(STARTER_RECIPES.read_text()))
         return FirstTenant(FIRST_TENANT, secret, create_token(session, FIRST_TENANT, Role.VIEWER, "first start"))

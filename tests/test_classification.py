@@ -14,7 +14,7 @@ from flask import Flask
 from sqlalchemy import Engine, func, select, update
 
 from cast import DISK_FULL, Tenant
-from openremedy import claims, tenants
+from openremedy import audit, claims, cookbook
 from openremedy.classification import MODEL_ATTEMPTS, Classifier, Limits
 from openremedy.classifier import BadAnswer, Model, ModelAway, estimate_tokens
 from openremedy.classifier.client import ModelClient
@@ -24,6 +24,7 @@ from openremedy.extensions import db
 from openremedy.incidents import subject_of
 from openremedy.models import CauseLease, Incident, ModelState, Recipe, TokenUsage, Verdict, now
 from openremedy.models import Tenant as TenantRow
+from openremedy.recipes import parse
 from stub_model import StubModel, good_answer
 
 ONLY_POSTGRES = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -234,13 +235,11 @@ def test_a_disabled_recipe_is_neither_offered_nor_named(app: Flask, alice: Tenan
 
 def disable(app: Flask, alice: Tenant, slug: str) -> None:
     with app.app_context():
-        specs = tenants.export_recipes(db.session(), alice.slug)
-        changed = [replace(spec, enabled=False) for spec in specs if spec.slug == slug]
-        tenants.import_recipes(db.session(), alice.slug, changed)
+        cookbook.set_enabled(db.session(), alice.id, slug, False, audit.COMMAND_LINE)
 
 
 def test_recipes_and_verdicts_of_another_tenant_are_never_used(app: Flask, alice: Tenant, charlie: Tenant) -> None:
-    add_recipe(app, charlie, "charlies-secret-disk-full")
+    add_recipe(charlie, "charlies-secret-disk-full")
     charlie.alert()
     classify(app, FakeModel({"recipe": "charlies-secret-disk-full"}))
     assert only(charlie)["verdict"]["recipe"] == "charlies-secret-disk-full"
@@ -250,18 +249,17 @@ def test_recipes_and_verdicts_of_another_tenant_are_never_used(app: Flask, alice
     assert only(alice)["verdict"]["tier"] == "model"
 
 
-def add_recipe(app: Flask, tenant: Tenant, slug: str) -> None:
+def add_recipe(tenant: Tenant, slug: str) -> None:
     recipe = {"slug": slug, "title": "Disk full once more", "when": "A disk is full", "applies_to": ["disk_full"]}
     text = json.dumps([recipe | {"risk": "low", "steps": "Look.", "tags": ["disk"]}])  # JSON is YAML
-    with app.app_context():
-        tenants.import_recipes(db.session(), tenant.slug, tenants.parse(text))
+    tenant.import_recipes(parse(text))
 
 
 def test_a_changed_catalogue_ends_reuse_and_is_offered_at_once(app: Flask, alice: Tenant) -> None:
     alice.alert()
     room = classifier(app, model := FakeModel())
     asyncio.run(room.run())
-    add_recipe(app, alice, "disk-full-once-more")
+    add_recipe(alice, "disk-full-once-more")
     alice.alert(hostname="web-02")
     asyncio.run(room.run())
     assert model.calls == 2

@@ -4,7 +4,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
-from openremedy import tenants
+from openremedy import cookbook, tenants
 from openremedy.extensions import db
 from openremedy.models import Recipe, Tenant
 from openremedy.services import services
@@ -16,7 +16,7 @@ def test_the_first_start_makes_a_tenant_with_recipes_and_the_second_makes_nothin
         assert first is not None
         assert first.slug == "my-company"
         assert tenants.ensure_first_tenant(db.engine, services().vault) is None
-        assert len(tenants.export_recipes(db.session(), "my-company")) >= 20
+        assert len(cookbook.export_recipes(db.session(), tenants.find_tenant(db.session(), "my-company").id)) >= 20
 
 
 def test_a_first_start_that_breaks_half_way_leaves_nothing_behind(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
