@@ -14,7 +14,16 @@ from openremedy import __version__, people
 from openremedy.errors import Problem
 from openremedy.extensions import db
 from openremedy.models import Incident, Triage
-from openremedy.ui import access, overview, sign_in, words  # noqa: F401 - importing them mounts their pages
+from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
+    access,
+    admin,
+    audit_log,
+    members,
+    overview,
+    settings,
+    sign_in,
+    words,
+)
 from openremedy.ui.access import Ended, SignInFirst, blueprint
 from openremedy.ui.forms import errors_of, new_form_id
 
