@@ -91,8 +91,12 @@ def _secrets(services: Services, engine: Engine) -> Check:
     unreadable = sum(not _opens(services, one) for one in locked)
     if unreadable:
         advice = "ENCRYPTION_KEYS must hold every key that secrets were encrypted with; add the missing one."
-        return Check("secrets", FAIL, f"{unreadable} of {len(locked)} secrets cannot be decrypted", advice)
-    return Check("secrets", OK, f"{len(locked)} secrets can be decrypted")
+        return Check("secrets", FAIL, f"{unreadable} of {_many(len(locked), 'secret')} cannot be decrypted", advice)
+    return Check("secrets", OK, f"{_many(len(locked), 'secret')} can be decrypted")
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _opens(services: Services, locked: str) -> bool:
@@ -121,7 +125,7 @@ def _oldest(engine: Engine) -> Check:
     if not count:
         return Check("oldest pending", OK, "nothing waits to be classified")
     age = (now() - since).total_seconds()
-    detail = f"{count} incidents wait, the oldest for {age:.0f} s"
+    detail = f"{_many(count, 'incident')} to classify, the oldest for {age:.0f} s"
     if age > OLD_SECONDS:
         advice = "Are a worker and the scheduler running? flask worker; flask sweep"
         return Check("oldest pending", WARN, detail, advice)
