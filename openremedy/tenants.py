@@ -1,26 +1,32 @@
 """Tenants and what belongs to one: webhook secrets, API tokens, what an admin chose for it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from cryptography.fernet import InvalidToken
+from sqlalchemy import ColumnElement, Engine, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from config import Settings
 from openremedy import audit, cookbook, crypto
-from openremedy.audit import Actor
+from openremedy.audit import COMMAND_LINE, Actor
 from openremedy.crypto import Vault
 from openremedy.errors import Conflict, Invalid, NotFound, Problem
 from openremedy.models import (
     ApiToken,
+    Incident,
+    IncidentStatus,
+    Membership,
     Role,
+    Source,
     Tenant,
+    TokenUsage,
     WebhookSecret,
     now,
 )
@@ -36,18 +42,38 @@ LOWEST_THRESHOLD = 0.5  # below it an answer is more likely wrong than right
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
-# ---------------------------------------------------------------- tenants and their webhook secrets
+# ---------------------------------------------------------------- tenants
 
 
-def create_tenant(session: Session, vault: Vault, slug: str, name: str = "", secret: str | None = None) -> str:
+def create_tenant(
+    session: Session,
+    vault: Vault,
+    slug: str,
+    name: str = "",
+    secret: str | None = None,
+    *,
+    actor: Actor = COMMAND_LINE,
+) -> str:
     """Create a tenant and return its webhook secret. Raises Invalid, Conflict."""
     if not _SLUG.fullmatch(slug):
-        raise Invalid(f"{slug!r} is no slug: 1 to 63 lower-case letters, digits and inner hyphens.")
+        _refused("slug", f"{slug[:80]!r} is no slug: 1 to 63 lower-case letters, digits and inner hyphens.")
     secret = crypto.generate(crypto.WEBHOOK_SECRET) if secret is None else given(secret)
     tenant = Tenant(slug=slug, name=label(name, MAX_NAME) or slug)
     tenant.secrets.append(WebhookSecret(locked=vault.lock(secret)))
     with unique(session, f"There is a tenant {slug!r} already."):
         session.add(tenant)
+        session.flush()  # the line needs the tenant's id
+        session.add(audit.line(actor, tenant.id, "tenant.created", slug))
+    return secret
+
+
+def create_with_recipes(session: Session, vault: Vault, slug: str, name: str, actor: Actor) -> str:
+    """The same with the starter recipes, all of it or nothing. Raises Invalid, Conflict."""
+    with Session(session.connection(), join_transaction_mode="create_savepoint") as inner:
+        secret = create_tenant(inner, vault, slug, name, actor=actor)
+        specs = parse(STARTER_RECIPES.read_text("utf-8"))
+        cookbook.import_recipes(inner, find_tenant(inner, slug).id, specs, actor)
+    session.commit()
     return secret
 
 
@@ -61,7 +87,7 @@ def given(secret: str) -> str:
 def label(text: str, limit: int) -> str:
     """A name for people. Raises Invalid."""
     if len(text) > limit or not text.isprintable():
-        raise Invalid(f"A name has at most {limit} characters, all of them printable.")
+        _refused("name", f"A name has at most {limit} characters, all of them printable.")
     return text.strip()
 
 
@@ -87,7 +113,75 @@ def find_tenant(session: Session, slug: str) -> Tenant:
     return tenant
 
 
-def rotate_secret(session: Session, vault: Vault, slug: str, grace: timedelta) -> tuple[str, datetime]:
+@dataclass(frozen=True)
+class Counted:
+    """A tenant and how much there is of it."""
+
+    tenant: Tenant
+    open_incidents: int
+    sources: int
+    members: int
+
+
+def all_tenants(session: Session) -> list[Counted]:
+    """Every tenant, by its slug."""
+    open_incidents = _count(session, Incident.tenant_id, Incident.status != IncidentStatus.RESOLVED)
+    of_sources = _count(session, Source.tenant_id, Source.disabled_at.is_(None))
+    of_members = _count(session, Membership.tenant_id)
+    return [
+        Counted(one, open_incidents.get(one.id, 0), of_sources.get(one.id, 0), of_members.get(one.id, 0))
+        for one in session.scalars(select(Tenant).order_by(Tenant.slug))
+    ]
+
+
+def _count(session: Session, tenant_id: Any, *conditions: ColumnElement[bool]) -> dict[int, int]:
+    counted = session.execute(select(tenant_id, func.count()).where(*conditions).group_by(tenant_id))
+    return dict(counted.tuples().all())
+
+
+def set_tenant_disabled(session: Session, slug: str, disabled: bool, actor: Actor) -> None:
+    """Refuse whatever is sent to a tenant, and its members, or no more. Again changes nothing. Raises NotFound."""
+    tenant = find_tenant(session, slug)
+    session.refresh(tenant, with_for_update=True)
+    if disabled == (tenant.disabled_at is not None):
+        return
+    tenant.disabled_at = now() if disabled else None
+    session.add(audit.line(actor, tenant.id, "tenant.disabled" if disabled else "tenant.enabled", slug))
+    session.commit()
+
+
+def get_tenant(session: Session, tenant_id: int) -> Tenant:
+    """The tenant of this id. Raises NotFound."""
+    tenant = session.get(Tenant, tenant_id)
+    if tenant is None:
+        raise NotFound()
+    return tenant
+
+
+CHOSEN = ("name", "model_allowed", "answer_threshold", "daily_tokens", "retention_days")
+
+
+def settings_of(tenant: Tenant) -> dict[str, Any]:
+    """What an admin chose for a tenant, as change_settings() takes it."""
+    return {field: getattr(tenant, field) for field in CHOSEN}
+
+
+def _refused(field: str, words: str) -> Any:
+    raise Invalid(fields={field: [words]})
+
+
+def tokens_today(session: Session, tenant_id: int) -> int:
+    """Model tokens that a tenant has used since midnight UTC, those of calls in flight included."""
+    of_today = select(TokenUsage.tokens).where(TokenUsage.tenant_id == tenant_id, TokenUsage.day == now().date())
+    return session.scalar(of_today) or 0
+
+
+# ---------------------------------------------------------------- webhook secrets
+
+
+def rotate_secret(
+    session: Session, vault: Vault, slug: str, grace: timedelta, actor: Actor = COMMAND_LINE
+) -> tuple[str, datetime]:
     """Add a new webhook secret; the previous one lives on for `grace`, those before it for as long as they were told.
 
     Without grace all of them end now.
@@ -109,6 +203,8 @@ def rotate_secret(session: Session, vault: Vault, slug: str, grace: timedelta) -
             secret.expires_at = until
     value = crypto.generate(crypto.WEBHOOK_SECRET)
     tenant.secrets.append(WebhookSecret(locked=vault.lock(value)))
+    hours = round(grace / timedelta(hours=1), 2)
+    session.add(audit.line(actor, tenant.id, "secret.rotated", slug, grace_hours=hours))
     session.commit()
     return value, until
 
@@ -189,16 +285,73 @@ def _longest_retention(installation: Settings) -> int:
     return min(installation.retention_days, MAX_RETENTION)
 
 
+def live_secrets(session: Session, tenant_id: int) -> Sequence[WebhookSecret]:
+    """The secrets that sign now, newest first."""
+    return session.scalars(_live(tenant_id).order_by(WebhookSecret.id.desc())).all()
+
+
+def _live(tenant_id: int) -> Any:
+    lives = or_(WebhookSecret.expires_at.is_(None), WebhookSecret.expires_at > now())
+    return select(WebhookSecret).where(WebhookSecret.tenant_id == tenant_id, lives)
+
+
+def reveal_secrets(session: Session, vault: Vault, tenant: str, tenant_id: int, actor: Actor) -> dict[int, str | None]:
+    """The live secrets in clear by their id, None where no key opens one; nobody sees them without leaving a line."""
+    found = {one.id: _opened(vault, one.locked) for one in live_secrets(session, tenant_id)}
+    session.add(audit.line(actor, tenant_id, "secret.revealed", tenant, secrets=len(found)))
+    session.commit()
+    return found
+
+
+def _opened(vault: Vault, locked: str) -> str | None:
+    try:
+        return vault.unlock(locked)
+    except InvalidToken:
+        return None
+
+
+def end_secret(session: Session, tenant_id: int, secret_id: str, actor: Actor) -> None:
+    """End a previous secret before its time. Raises NotFound, Conflict (the newest one)."""
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    live = live_secrets(session, tenant_id)
+    secret = next((one for one in live if str(one.id) == secret_id), None)
+    if secret is None:
+        raise NotFound("This secret has ended already.")
+    if secret is live[0]:
+        raise Conflict("This is the newest secret. To end it, rotate first.")
+    secret.expires_at = now()
+    session.add(audit.line(actor, tenant_id, "secret.ended", f"secret of {secret.created_at:%Y-%m-%d %H:%M} UTC"))
+    session.commit()
+
+
 # ---------------------------------------------------------------- programs
 
 
-def create_token(session: Session, slug: str, role: Role, name: str = "") -> str:
+def create_token(session: Session, slug: str, role: Role, name: str = "", actor: Actor = COMMAND_LINE) -> str:
     """Create an API token and return it; only its hash is kept. Raises Invalid, NotFound."""
     tenant = find_tenant(session, slug)
     token = crypto.generate(crypto.API_TOKEN)
-    session.add(ApiToken(tenant_id=tenant.id, token_hash=crypto.hashed(token), role=role, name=label(name, MAX_NAME)))
+    name = label(name, MAX_NAME)
+    session.add(ApiToken(tenant_id=tenant.id, token_hash=crypto.hashed(token), role=role, name=name))
+    session.add(audit.line(actor, tenant.id, "token.created", name, role=str(role)))
     session.commit()
     return token
+
+
+def list_tokens(session: Session, tenant_id: int) -> Sequence[ApiToken]:
+    """The live tokens of a tenant, newest first."""
+    statement = select(ApiToken).where(ApiToken.tenant_id == tenant_id, ApiToken.revoked_at.is_(None))
+    return session.scalars(statement.order_by(ApiToken.id.desc())).all()
+
+
+def revoke_token(session: Session, tenant_id: int, token_id: str, actor: Actor) -> None:
+    """End a token. Raises NotFound (no live one of this tenant)."""
+    token = next((one for one in list_tokens(session, tenant_id) if str(one.id) == token_id), None)
+    if token is None:
+        raise NotFound("This token has been revoked already.")
+    token.revoked_at = now()
+    session.add(audit.line(actor, tenant_id, "token.revoked", token.name, role=str(token.role)))
+    session.commit()
 
 
 def find_token(session: Session, token: str) -> tuple[ApiToken, Tenant] | None:
@@ -233,8 +386,7 @@ def ensure_first_tenant(engine: Engine, vault: Vault) -> FirstTenant | None:
         if session.scalar(select(func.count()).select_from(Tenant)):
             return None
         try:
-            secret = create_tenant(session, vault, FIRST_TENANT, "My company")
+            secret = create_with_recipes(session, vault, FIRST_TENANT, "My company", COMMAND_LINE)
         except Conflict:
             return None  # another process was first
-        cookbook.import_recipes(session, find_tenant(session, FIRST_TENANT).id, parse(STARTER_RECIPES.read_text()))
         return FirstTenant(FIRST_TENANT, secret, create_token(session, FIRST_TENANT, Role.VIEWER, "first start"))

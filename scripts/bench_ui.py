@@ -5,35 +5,21 @@ the database. Prints the median, the 95th percentile and the longest time; ends 
 LIMIT_MS.
 """
 
-import dataclasses
 import json
-import os
 import random
-import statistics
 import sys
-import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import flask_migrate
 import psycopg
-from cryptography.fernet import Fernet
-from flask import Flask
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import services as servers  # noqa: E402
-from config import load  # noqa: E402
-from openremedy import tenants  # noqa: E402
 from openremedy.alerts import compact  # noqa: E402
-from openremedy.app import create_app  # noqa: E402
-from openremedy.extensions import db  # noqa: E402
-from openremedy.services import services  # noqa: E402
 
 LIMIT_MS = 150
 ROUNDS = 100

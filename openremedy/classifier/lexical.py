@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from .masking import mask
 from .pointers import scalars
+from .shapes import ANSWER_THRESHOLD as ANSWER_THRESHOLD
 from .shapes import Answer, Candidate, Citation, Recipe, Subject
 
-ANSWER_THRESHOLD = 0.5
 CITATION_LIMIT = 3
 
 _FIELDS = {"title": 3.0, "slug": 3.0, "tags": 2.0, "when": 2.0, "steps": 0.3}

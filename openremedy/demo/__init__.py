@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, exists, func, select
 from sqlalchemy.orm import Session
 
-from openremedy import audit, people, sources, tenants
+from openremedy import audit, cookbook, people, sources, tenants
 from openremedy.demo import world
 from openremedy.demo.stage import Credentials, Play, request, stage
 from openremedy.demo.week import DAYS, week

@@ -16,13 +16,17 @@ from openremedy.extensions import db
 from openremedy.services import services
 from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
     access,
+    admin,
+    audit_log,
     deliveries,
     incident_list,
     incidents,
+    members,
     oidc,
     overview,
     recipes,
     review,
+    settings,
     sign_in,
     sources,
     words,
@@ -76,8 +80,8 @@ def _common() -> dict[str, Any]:
 
 def _single_sign_on() -> str | None:
     """What its button says, where there is one."""
-    settings = services().settings
-    return settings.oidc_name if settings.oidc_issuer else None
+    chosen = services().settings
+    return chosen.oidc_name if chosen.oidc_issuer else None
 
 
 def _places() -> list[people.Place]:
