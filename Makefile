@@ -26,6 +26,10 @@ install: $(VENV)/installed ## Make .venv and install the locked requirements
 run: $(VENV)/installed ## Start OpenRemedy; Ctrl-C stops it
 	@$(BIN)/python -m openremedy.launcher
 
+.PHONY: demo
+demo: $(VENV)/installed ## The same with a week of alerts to look around in; its data is in data/demo
+	@OPENREMEDY_DATA_DIR=data/demo $(BIN)/python -m openremedy.launcher --demo
+
 .PHONY: migrate
 migrate: $(VENV)/installed ## Bring the database to this code's schema
 	$(BIN)/python -m flask --app wsgi db upgrade

@@ -39,7 +39,7 @@ def register(app: Flask) -> None:
     """Give the application its commands."""
     for command in (tenant, source, user, token, recipe, classify):
         app.cli.add_command(command)
-    for single in (worker, scheduler, sweep, prune, replay, doctor):
+    for single in (worker, scheduler, sweep, prune, replay, doctor, demo):
         app.cli.add_command(single)
 
 
@@ -489,3 +489,19 @@ def doctor(context: click.Context, as_json: bool) -> None:
     else:
         click.echo("\n".join(check.line() for check in checks))
     context.exit(0 if ok else 1)
+
+
+@click.command()
+@click.option("--tenant", "slug", default="demo", show_default=True, help="The slug of the tenant that is made.")
+@click.option("--seed", type=int, help="Another week; the same number gives the same one.")
+@click.option("--yes", is_flag=True, help="Also where DATABASE_URL is set.")
+@with_appcontext
+@answering
+def demo(slug: str, seed: int | None, yes: bool) -> tuple[dict[str, Any], str]:
+    """Make a tenant and fill it with a week of believable alerts, to look around in."""
+    from openremedy import demo as stage  # the matcher again: the web process imports cli too
+
+    if services().settings.production and not yes:
+        raise Invalid("DATABASE_URL is set: this is no place to play. With --yes it is done all the same.")
+    filled = stage.fill(db.session(), db.engine, slug, stage.SEED if seed is None else seed)
+    return filled.as_json(), stage.welcome(filled, services().settings.public_url)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,23 @@ def fill(session: Session, engine: Engine, slug: str = SLUG, seed: int = SEED) -
         Play(session, engine, tenant_id, slug, credentials, end, runner).play(week(seed, end))
         _read(api_token)
     return _told(session, tenant_id, slug, seed, members)
+
+
+def url_of(public_url: str, slug: str = SLUG) -> str:
+    """The first page of the tenant."""
+    return f"{public_url}/t/{slug}/"
+
+
+def welcome(filled: Filled, public_url: str) -> str:
+    """What people are told about a tenant that was filled; the passwords are in it."""
+    width = max(len(one.email) for one in filled.members)
+    who = "\n".join(
+        f"  {one.email:{width}}  {one.role:9}  {one.password or 'the password they have'}" for one in filled.members
+    )
+    return f"""\
+The tenant {filled.tenant} has {filled.incidents} incidents of the last {DAYS} days from {filled.sources} sources.
+Open {url_of(public_url, filled.tenant)} and sign in; the passwords are shown only now:
+{who}"""
 
 
 def is_whole(session: Session, slug: str = SLUG) -> bool | None:

@@ -146,13 +146,15 @@ class Play:
     def _send(self, at: datetime, told: tuple[Told, ...]) -> None:
         tool = told[0].trouble.tool
         answer = self._taken(self._post(tool, bodies.raw(tool, bodies.body_of(*told))))
-        for one, result in zip(told, answer.get("alerts", [answer]), strict=True):
-            if result["outcome"] == "created":
-                self.troubles.append(one.trouble)
+        results = answer.get("alerts", [answer])
+        for one, result in zip(told, results, strict=True):
             if result["incident_id"]:
                 self.incidents[one.trouble.number] = uuid.UUID(result["incident_id"])
-        with as_if_at(at + _THINKS):
-            self.runner.run(self.classifier.run(), context=copy_context())
+        created = [one.trouble for one, result in zip(told, results, strict=True) if result["outcome"] == "created"]
+        self.troubles += created
+        if created:
+            with as_if_at(at + _THINKS):
+                self.runner.run(self.classifier.run(), context=copy_context())
 
     def _post(self, tool: Tool, body: bytes, **headers: str) -> TestResponse:
         """What the tool posts, with its credentials unless other headers are given."""
@@ -223,7 +225,7 @@ class Play:
             return connection.scalar(select(Incident.triage).where(Incident.id == incident))
 
     def _judge(self, incident: uuid.UUID, answer: str, actor: Actor) -> None:
-        """Somebody who knows the shop confirms the recipe that is named, names the right one, or says that none fits."""
+        """Somebody who knows the shop confirms the recipe, names the right one, or says that none fits."""
         named = select(Verdict.recipe).join(Incident, Incident.verdict_id == Verdict.id).where(Incident.id == incident)
         with self.engine.connect().execution_options(sqlite_readonly=True) as connection:
             given = connection.scalar(named)

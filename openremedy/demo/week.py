@@ -67,7 +67,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Said:
-    """A person acknowledges, resolves or `judge`s the verdict; or `look`s whether it waits for an answer, and gives it."""
+    """A person acknowledges, resolves or `judge`s the verdict; or `look`s, and judges what waits for somebody."""
 
     who: Person
     what: str

@@ -32,8 +32,8 @@ PEOPLE = (ADA, RUBEN, VERA)
 
 @dataclass(frozen=True)
 class Tool:
-    """A source: `beat` hours between two heartbeats, `last_beat` hours ago the last one, `signs` by a secret of its own,
-    `off` hours ago it was disabled.
+    """A source. `beat`: hours between two heartbeats, `last_beat`: hours since the last one, `off`: hours since it was
+    disabled. `signs`: it has a secret of its own instead of sending a token.
     """
 
     name: str
@@ -76,7 +76,7 @@ HOSTS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that breaks, as its tool tells it. In the texts {host}, {value} and the names of `labels` are filled in.
+    """Something that breaks, as its tool tells it. In its texts {host}, {value} and the labels are filled in.
 
     `severity` is a word of the tool; `answer` what somebody who knows names it: a recipe, or "" for none.
     """
