@@ -107,6 +107,8 @@ def asset(name: str) -> str:
 @blueprint.after_request
 def _headers(response: Response) -> Response:
     if request.endpoint == "ui.static":
+        if response.status_code >= 400:
+            return response  # whatever was asked for, it is no file of ours to look at
         fresh = request.args.get("v") == _version_of(str((request.view_args or {}).get("filename", "")))
         response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable" if fresh else "no-cache"
         return response
