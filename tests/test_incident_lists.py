@@ -129,9 +129,21 @@ def test_a_list_can_be_of_one_recipe(engine: Engine, hers: int, his: int) -> Non
 def answered(engine: Engine, tenant: int, incident_id: uuid.UUID, cause: str = "cause", **values: Any) -> None:
     """A verdict about an incident."""
     verdict = {
-        **{"id": new_id(), "tenant_id": tenant, "incident_id": incident_id, "cause": cause, "tier": "rule"},
-        **{"confidence": 0.9, "provisional": False, "reusable": True, "catalogue_version": 1, "prompt_version": ""},
-        **{"model_version": "", "runners_up": [], "citations": [], "summary": "", "actor": "classifier"},
+        "id": new_id(),
+        "tenant_id": tenant,
+        "incident_id": incident_id,
+        "cause": cause,
+        "tier": "rule",
+        "confidence": 0.9,
+        "provisional": False,
+        "reusable": True,
+        "catalogue_version": 1,
+        "prompt_version": "",
+        "model_version": "",
+        "runners_up": [],
+        "citations": [],
+        "summary": "",
+        "actor": "classifier",
         **values,
     }
     with engine.begin() as connection:
