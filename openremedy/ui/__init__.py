@@ -29,6 +29,7 @@ from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
     settings,
     sign_in,
     sources,
+    tryout,
     words,
 )
 from openremedy.ui.access import Ended, SignInFirst, blueprint
