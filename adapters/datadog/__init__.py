@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 from marshmallow import pre_load
 
+from adapters.datadog.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     UNKNOWN_HOST,
     Adapter,
@@ -462,4 +463,7 @@ adapter = Adapter(
     # Datadog sends again after a 5xx only: https://docs.datadoghq.com/integrations/webhooks/#usage
     retries_429=False,
     formats=(Format(payload=Event(), translate=translate, unwrap=unwrap, advice=ADVICE, form=True),),
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

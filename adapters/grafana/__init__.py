@@ -13,6 +13,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validates_schema
 
+from adapters.grafana.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     THINGS_OF,
     UNKNOWN_HOST,
@@ -366,4 +367,7 @@ adapter = Adapter(
     verify=verify,
     kept_headers=(SIGNATURE,),
     options=Options(),
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

@@ -24,6 +24,7 @@ from adapters.pagerduty.details import (
 )
 from adapters.pagerduty.enrichment import BASES, alerts_of_incident
 from adapters.pagerduty.legacy import as_event, is_v1
+from adapters.pagerduty.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     UNKNOWN_HOST,
     Adapter,
@@ -287,4 +288,7 @@ adapter = Adapter(
     kept_headers=(SIGNATURE, "X-Webhook-Id", "X-Webhook-Subscription"),
     options=Options(),
     enrichment=alerts_of_incident,
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

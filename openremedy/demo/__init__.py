@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, exists, func, select
 from sqlalchemy.orm import Session
 
-from openremedy import audit, people, sources, tenants
+from openremedy import audit, cookbook, people, sources, tenants
 from openremedy.demo import world
 from openremedy.demo.stage import Credentials, Play, request, stage
 from openremedy.demo.week import DAYS, week
@@ -108,7 +108,7 @@ def _make(session: Session, slug: str) -> str:
             f"There is a tenant {slug!r} already; nothing was changed. --tenant takes another name."
         ) from error
     for file in (tenants.STARTER_RECIPES, RECIPES):
-        tenants.import_recipes(session, slug, parse(file.read_text("utf-8")))
+        cookbook.import_recipes(session, tenants.find_tenant(session, slug).id, parse(file.read_text("utf-8")))
     return secret
 
 
