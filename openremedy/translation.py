@@ -39,11 +39,13 @@ class Translated:
 
     `opens`: an acknowledgement opens an incident where none is open. `expires_at`: a firing that is over at that time
     unless the tool says again that it fires; one that had expired when it came is a resolve of that time.
+    `severity_told`: whether something in the alert says how bad it is; None where the adapter does not tell.
     """
 
     alert: Alert
     opens: bool = False
     expires_at: datetime | None = None
+    severity_told: bool | None = None
 
 
 @dataclass(frozen=True)

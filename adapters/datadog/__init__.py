@@ -299,7 +299,7 @@ def translate(event: dict[str, Any], _payload: dict[str, Any]) -> Translation:
         dedup_key=_key(reading),
         occurred_at=_occurred_at(event),
     )
-    return Translated(alert)
+    return Translated(alert, severity_told=_said_severity(reading) is not None)
 
 
 def _status(reading: Reading) -> AlertStatus:
@@ -334,8 +334,12 @@ def _key(reading: Reading) -> str:
 
 
 def _severity(reading: Reading) -> Severity:
-    severity = _monitors_severity(reading) or ALERT_TYPES.get(reading.event["alert_type"].lower(), Severity.MEDIUM)
+    severity = _said_severity(reading) or Severity.MEDIUM
     return STEP_DOWN.get(severity, severity) if "warn" in reading.transition.lower() else severity
+
+
+def _said_severity(reading: Reading) -> Severity | None:
+    return _monitors_severity(reading) or ALERT_TYPES.get(reading.event["alert_type"].lower())
 
 
 def _monitors_severity(reading: Reading) -> Severity | None:
