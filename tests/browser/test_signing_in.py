@@ -94,7 +94,7 @@ def test_a_wrong_current_password_is_said_and_nothing_changes(browse: Browse) ->
     tab = browse(RESPONDER)
     tab.open("/account")
     tab.expect_status(401, 422)
-    for current, new, said in (("wrong", "another long password", "not right"), (PASSWORD, "short", "at least 8")):
+    for current, new, said in (("wrong", "another long password", "not right"), (PASSWORD, "short", "has at least 8")):
         tab.page.get_by_label("Current password").fill(current)
         tab.page.get_by_label("New password").fill(new)
         tab.page.get_by_role("button", name="Change the password").click()
@@ -157,11 +157,8 @@ def test_no_page_lets_itself_be_framed(browser: Browser, ground: Ground) -> None
         page = context.new_page()
         evil = f'<iframe src="{ground.stack.url}/sign-in"></iframe><iframe src="{ground.stack.url}/account"></iframe>'
         page.route("http://evil.example/", lambda route: route.fulfill(body=evil, content_type="text/html"))
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
         page.goto("http://evil.example/")
         assert [frame.url for frame in page.frames[1:]] == ["chrome-error://chromewebdata/"] * 2
-        assert any("frame-ancestors" in text for text in said)
 
 
 # ---------------------------------------------------------------- the first one
