@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links --no-header --no-strip-extras
+OIDC := tests/oidc
 T ?=
 
 ##@ Start
@@ -25,14 +26,23 @@ install: $(VENV)/installed ## Make .venv and install the locked requirements
 run: $(VENV)/installed ## Start OpenRemedy; Ctrl-C stops it
 	@$(BIN)/python -m openremedy.launcher
 
+.PHONY: demo
+demo: $(VENV)/installed ## The same with a week of alerts to look around in; its data is in data/demo
+	@OPENREMEDY_DATA_DIR=data/demo $(BIN)/python -m openremedy.launcher --demo
+
 .PHONY: migrate
 migrate: $(VENV)/installed ## Bring the database to this code's schema
 	$(BIN)/python -m flask --app wsgi db upgrade
 
 ##@ Develop
 .PHONY: test
-test: $(VENV)/installed-dev ## Run the tests; T="tests/test_x.py -k word" runs some
+test: $(VENV)/installed-dev provider ## Run the tests; T="tests/test_x.py -k word" runs some
 	$(BIN)/python -m pytest $(or $(T),-n auto --dist loadfile)
+
+.PHONY: provider
+provider: ## Install the provider that the tests of single sign-on start
+	@if command -v npm >/dev/null; then $(MAKE) -s $(OIDC)/node_modules/installed; \
+	else echo "npm is missing: the tests of single sign-on will not run" >&2; fi
 
 .PHONY: lint
 lint: $(VENV)/installed-dev ## Style and format (ruff)
@@ -59,6 +69,10 @@ check: lint types contracts ## lint, types and contracts
 fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read them before committing
 	$(BIN)/python tests/golden.py
 
+.PHONY: bench-ui
+bench-ui: $(VENV)/installed-dev ## Time the lists, the search and the overview with 100,000 incidents (3 minutes)
+	$(BIN)/python scripts/bench_ui.py
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install
@@ -71,7 +85,7 @@ lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, 
 
 .PHONY: clean
 clean: ## Remove .venv and caches; never your data
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(OIDC)/node_modules build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip runs again only when a lock file is newer. bin/pip is the last thing that venv makes, so an interrupted
@@ -92,3 +106,8 @@ $(VENV)/installed-dev: $(BIN)/pip requirements.txt requirements-dev.txt
 	@echo "Installing the locked requirements for development into $(VENV): half a minute, once."
 	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
 	@touch $(VENV)/installed $@
+
+$(OIDC)/node_modules/installed: $(OIDC)/package-lock.json
+	@echo "Installing the identity provider of the tests into $(OIDC)/node_modules: a few seconds, once."
+	cd $(OIDC) && npm ci --silent
+	@touch $@

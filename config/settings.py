@@ -7,14 +7,14 @@ import secrets
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from cryptography.fernet import Fernet
 from environs import EnvError, FileAwareEnv
-from marshmallow.validate import OneOf, Range
+from marshmallow.validate import Length, OneOf, Range
 from redis.connection import parse_url
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -24,6 +24,7 @@ Network = IPv4Network | IPv6Network
 # sun_path of a unix socket holds 108 bytes on Linux and 104 on macOS, the final NUL included.
 SOCKET_PATH_LIMIT = 100
 SECRET_KEY_LENGTH = 32
+MAX_ISSUER = 255  # with the subject behind it, it is kept in a column of 512
 DEFAULT_DATABASE = "openremedy.db"
 WEAK_SECRETS = ("changeme", "change-me", "change_me")
 
@@ -61,6 +62,10 @@ class Settings:
     metrics_token: str | None = field(default=None, repr=False)
     metrics_allow: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     outgoing_allow_private: bool = False
+    oidc_issuer: str | None = None  # the identity provider; these three are set together or not at all
+    oidc_client_id: str | None = None
+    oidc_client_secret: str | None = field(default=None, repr=False)
+    oidc_name: str = "single sign-on"  # what its button says
 
     @property
     def production(self) -> bool:
@@ -146,6 +151,12 @@ def _prefixed(env: FileAwareEnv, production: bool) -> dict[str, Any]:
             "metrics_token": env.str("METRICS_TOKEN", "") or None,
             "metrics_allow": _networks(env.list("METRICS_ALLOW", ["127.0.0.0/8", "::1/128"])),
             "outgoing_allow_private": env.bool("OUTGOING_ALLOW_PRIVATE", False),
+            **_single_sign_on(
+                oidc_issuer=env.str("OIDC_ISSUER", "") or None,
+                oidc_client_id=env.str("OIDC_CLIENT_ID", "") or None,
+                oidc_client_secret=env.str("OIDC_CLIENT_SECRET", "") or None,
+            ),
+            "oidc_name": env.str("OIDC_NAME", Settings.oidc_name, validate=Length(max=60)),
         }
 
 
@@ -195,6 +206,36 @@ def _networks(texts: list[str]) -> tuple[Network, ...]:
         return tuple(ip_network(text.strip()) for text in texts)
     except ValueError as error:
         raise SettingsError(f"OPENREMEDY_METRICS_ALLOW must list networks such as 10.0.0.0/8: {error}") from error
+
+
+def _single_sign_on(**values: str | None) -> dict[str, str | None]:
+    """The three settings of the identity provider: all of them or none."""
+    unset = [f"OPENREMEDY_{name.upper()}" for name, value in values.items() if not value]
+    if unset and len(unset) < len(values):
+        raise SettingsError(
+            f"single sign-on also needs {' and '.join(unset)}; without it set none of OPENREMEDY_OIDC_…"
+        )
+    if values["oidc_issuer"]:
+        _check_issuer(values["oidc_issuer"])
+    return values
+
+
+def _check_issuer(issuer: str) -> None:
+    """It is kept as written: some issuers end with a slash, and their tokens repeat it."""
+    _web_url("OPENREMEDY_OIDC_ISSUER", issuer)
+    parts = urlsplit(issuer)
+    plain = issuer.isascii() and issuer.isprintable() and not set(issuer) & set(" ?#@") and len(issuer) <= MAX_ISSUER
+    if not plain or (parts.scheme != "https" and not _on_this_machine(parts.hostname or "")):
+        raise SettingsError(
+            "OPENREMEDY_OIDC_ISSUER must look like https://host/path; http:// only for a provider on this machine"
+        )
+
+
+def _on_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _socket_path(data_dir: Path) -> Path:

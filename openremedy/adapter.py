@@ -27,7 +27,7 @@ from openremedy.edge import Addressee
 from openremedy.errors import BadBody, Invalid, RateLimited, TooLarge, TryAgainSoon, Unauthorized, Unavailable
 from openremedy.extensions import limiter
 from openremedy.incident_type import incident_type_of, said_type
-from openremedy.intake import Bundle, Receipt, Signed
+from openremedy.intake import Bundle, Origin, Receipt, Signed
 from openremedy.models import now
 from openremedy.services import services
 from openremedy.store import Unplaced
@@ -59,6 +59,7 @@ from openremedy.translation import (
 )
 
 __all__ = [
+    "HEADER_STEP",
     "THINGS_OF",
     "UNKNOWN_HOST",
     "Adapter",
@@ -72,6 +73,7 @@ __all__ = [
     "Mapped",
     "Payload",
     "Rejected",
+    "SetupStep",
     "Severity",
     "Text",
     "Texts",
@@ -158,6 +160,28 @@ class Enrichment:
 
 
 @dataclass(frozen=True)
+class SetupStep:
+    """One step of connecting the tool, as the page of a source shows it.
+
+    In `text` and `snippet` these words are replaced by what they are for this source, as plain text: {url} where the
+    tool posts to, {scheme}, {host} (with its port) and {path} of it, {token} of the source, {name} of the source.
+    """
+
+    title: str
+    text: str = ""
+    snippet: str = ""
+
+
+# (host name, time, whether it is the end): a body as the tool sends it, of an alert that begins or ends then.
+Sample = Callable[[str, datetime, bool], dict[str, Any]]
+HEADER_STEP = SetupStep(
+    "Post to this address with the token",
+    "Any of these carries the token: a bearer token, the password of HTTP Basic (any user), or X-OpenRemedy-Token.",
+    "POST {url}\nAuthorization: Bearer {token}",
+)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A monitoring tool whose own webhooks we take. `name` is its folder and the word in its URL."""
 
@@ -173,6 +197,10 @@ class Adapter:
     # What an admin may choose per source; every field has a default.
     options: Schema = field(default_factory=Payload)
     enrichment: Enrichment | None = None
+    # For the page of its sources: what the tool is, how it is connected, and a body to try it with (None: no button).
+    summary: str = ""
+    setup: tuple[SetupStep, ...] = (HEADER_STEP,)
+    sample: Sample | None = None
 
     @property
     def blueprint_name(self) -> str:
@@ -211,12 +239,8 @@ class Adapter:
         admitted = self._admit(tenant, body)
         g.sender = admitted.sender
         _limited(_charge_source, RateLimited if self.retries_429 else TryAgainSoon, "bodies of this source")
-        payload, entries = _open(shape, body, admitted.sender.options)
-        if len(entries) > MAX_ALERTS:
-            raise TooLarge(f"The body holds {len(entries)} alerts; at most {MAX_ALERTS} are taken at once.")
-        translations = [translate_entry(shape, entry, payload) for entry in entries]
-        receipt = _hand_over(admitted, body, translations, shape.remark(payload))
-        return _answer(receipt), 202
+        reading = read(shape, body, request.mimetype, admitted.sender.options)
+        return answer(hand_over(admitted.sender, body, reading, edge.origin())), 202
 
     def _admit(self, tenant: str, body: bytes) -> Admitted:
         headers = {name.lower(): value for name, value in request.headers}
@@ -286,9 +310,27 @@ def _charge_failure() -> None:
 # ---------------------------------------------------------------- bytes to translations
 
 
-def _open(shape: Format, body: bytes, options: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+@dataclass(frozen=True)
+class Reading:
+    """What an adapter makes of one body: its alerts in their order, and a remark about the whole for people."""
+
+    translations: Sequence[Translation]
+    remark: str | None
+
+
+def read(shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]) -> Reading:
+    """Translate a body of this shape, with the options of its source. Raises BadBody, Invalid, TooLarge."""
+    payload, entries = _open(shape, body, mimetype, options)
+    if len(entries) > MAX_ALERTS:
+        raise TooLarge(f"The body holds {len(entries)} alerts; at most {MAX_ALERTS} are taken at once.")
+    return Reading([translate_entry(shape, entry, payload) for entry in entries], shape.remark(payload))
+
+
+def _open(
+    shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Sequence[Any]]:
     """The envelope and the alerts in it. Raises BadBody, Invalid."""
-    value: Any = (_form_of(body) if shape.form else None) or parse_json(body)
+    value: Any = (_form_of(body, mimetype) if shape.form else None) or parse_json(body)
     if shape.array and isinstance(value, list):
         value = {"alerts": value}
     elif shape.array or not isinstance(value, dict):
@@ -302,9 +344,9 @@ def _open(shape: Format, body: bytes, options: Mapping[str, Any]) -> tuple[dict[
         raise Invalid(str(error), code="unsupported_envelope") from error
 
 
-def _form_of(body: bytes) -> dict[str, str] | None:
+def _form_of(body: bytes, mimetype: str) -> dict[str, str] | None:
     """The fields of a form, or None for what is none. JSON is JSON, whatever its Content-Type says."""
-    if request.mimetype != "application/x-www-form-urlencoded" or body.lstrip()[:1] in (b"{", b"["):
+    if mimetype != "application/x-www-form-urlencoded" or body.lstrip()[:1] in (b"{", b"["):
         return None
     return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)) or None
 
@@ -333,21 +375,20 @@ def _untranslated(entry: dict[str, Any]) -> Alert:
 # ---------------------------------------------------------------- translations to the door
 
 
-def _hand_over(admitted: Admitted, body: bytes, translations: Sequence[Translation], remark: str | None) -> Receipt:
+def hand_over(sender: Sender, body: bytes, reading: Reading, origin: Origin) -> Receipt:
     """Sign what is to be stored and go through the door. Raises Unavailable.
 
     A secret that is revoked between signing and checking is no fault of the tool: then it is signed anew.
     """
-    door, sender = services().door, admitted.sender
-    canonical = list(_canonical(translations))
-    unplaced = list(_unplaced(translations, now()))
+    canonical = list(_canonical(reading.translations))
+    unplaced = list(_unplaced(reading.translations, now()))
     for _ in range(2):
         signed = [
             Signed(number, raw, services().directory.sign(sender.tenant, raw), one.opens, one.expires_at)
             for number, raw, one in canonical
         ]
         try:
-            return door.accept_native(sender, Bundle(body, signed, unplaced, remark), edge.origin())
+            return services().door.accept_native(sender, Bundle(body, signed, unplaced, reading.remark), origin)
         except Unauthorized:
             log.warning("adapter.signed_in_vain", tenant=sender.tenant)
     raise Unavailable()
@@ -370,7 +411,8 @@ def _unplaced(translations: Sequence[Translation], at: datetime) -> Iterator[Unp
             yield Unplaced(number, Outcome.REJECTED, one.reason)
 
 
-def _answer(receipt: Receipt) -> dict[str, object]:
+def answer(receipt: Receipt) -> dict[str, Any]:
+    """What the sender of a native body is told."""
     return {
         "delivery_id": str(receipt.delivery_id),
         "alerts": [

@@ -13,7 +13,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from sqlalchemy import select
 from webargs.flaskparser import FlaskParser
 
-from openremedy import apidoc, audit, incidents, sources, tenants
+from openremedy import apidoc, audit, deliveries, incidents, sources, tenants
 from openremedy.adapter import Adapter
 from openremedy.addresses import client_key
 from openremedy.alerts import IncidentType, Rfc3339, Severity, parse_object
@@ -22,12 +22,12 @@ from openremedy.errors import Forbidden, Invalid, NotFound, Unauthorized
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import Filters, stamp
-from openremedy.models import AlertRecord, Delivery, IncidentStatus, Recipe, Role, Source, Triage, table
+from openremedy.models import IncidentStatus, Recipe, Role, Source, Triage
 from openremedy.registry import KEY as ADAPTERS
 from openremedy.registry import adapters, options_of
 from openremedy.services import services
 
-HIDDEN_HEADERS = "signature"  # a header named like this: with the body it could be sent again
+ALERT_FIELDS = ("outcome", "incident_id", "reason")  # of a delivery's alerts
 
 
 def register(app: Flask) -> None:
@@ -482,21 +482,8 @@ def give_feedback(body: dict[str, Any], incident_id: str) -> dict[str, Any]:
 @blueprint.response(200, DeliveryPage)
 def list_deliveries(query: dict[str, Any]) -> dict[str, Any]:
     """What was received, accepted or refused, newest first; without the bodies."""
-    columns = [column for column in table(Delivery).c if column.name != "body"]
-    statement = (
-        select(*columns, Source.name.label("source_name"))
-        .outerjoin(Source, Source.id == Delivery.source_id)
-        .where(Delivery.tenant_id == g.tenant_id)
-    )
-    if query["accepted"] is not None:
-        statement = statement.where(Delivery.accepted.is_(query["accepted"]))
-    if query["reason"] is not None:
-        statement = statement.where(Delivery.reason == query["reason"])
-    before = _cursor(query["cursor"])
-    if before:
-        statement = statement.where(Delivery.id < before)
-    rows = db.session.execute(statement.order_by(Delivery.id.desc()).limit(query["limit"] + 1)).mappings()
-    return _paged([_delivery_json(row) for row in rows], query["limit"])
+    limit, before = query.pop("limit"), _cursor(query.pop("cursor"))
+    return _paged(deliveries.page(db.session(), g.tenant_id, deliveries.Filters(**query), before, limit + 1), limit)
 
 
 @blueprint.get("/deliveries/<delivery_id>")
@@ -504,44 +491,10 @@ def list_deliveries(query: dict[str, Any]) -> dict[str, Any]:
 @blueprint.response(200, DeliveryDetail)
 def get_delivery(delivery_id: str) -> dict[str, Any]:
     """One delivery with its body as it was received, and what became of its alerts."""
-    statement = (
-        select(*table(Delivery).c, Source.name.label("source_name"))
-        .outerjoin(Source, Source.id == Delivery.source_id)
-        .where(Delivery.tenant_id == g.tenant_id, Delivery.id == _id(delivery_id))
-    )
-    row = db.session.execute(statement).mappings().first()
-    if row is None:
-        raise NotFound()
-    alerts = db.session.scalars(
-        select(AlertRecord).where(AlertRecord.delivery_id == row["id"]).order_by(AlertRecord.position)
-    )
-    return _delivery_json(row) | {
-        "body": row["body"].decode("utf-8", "replace"),
-        "alerts": [
-            {
-                "outcome": alert.outcome,
-                "incident_id": str(alert.incident_id) if alert.incident_id else None,
-                "reason": alert.reason,
-            }
-            for alert in alerts
-        ],
-    }
-
-
-def _delivery_json(row: Any) -> dict[str, Any]:
-    return {
-        "id": str(row["id"]),
-        "adapter": row["adapter"],
-        "source": row["source_name"] or incidents.CANONICAL,
-        "received_at": stamp(row["received_at"]),
-        "accepted": row["accepted"],
-        "status_code": row["status_code"],
-        "reason": row["reason"],
-        "message": row["message"],
-        "remote_addr": row["remote_addr"],
-        "request_id": row["request_id"],
-        "headers": {name: value for name, value in row["headers"].items() if HIDDEN_HEADERS not in name.lower()},
-        "body_bytes": row["body_bytes"],
+    found = deliveries.detail(db.session(), g.tenant_id, _id(delivery_id))
+    return found | {
+        "body": found["body"].decode("utf-8", "replace"),
+        "alerts": [{name: alert[name] for name in ALERT_FIELDS} for alert in found["alerts"]],
     }
 
 

@@ -45,12 +45,13 @@ def _upsert(engine: Engine, model: Any) -> Any:
 # ---------------------------------------------------------------- incidents
 
 
-def claim(engine: Engine, limit: int, lease: timedelta) -> list[Claim]:
+def claim(engine: Engine, limit: int, lease: timedelta, tenant_id: int | None = None) -> list[Claim]:
     """Up to `limit` incidents that may be worked on together. What others hold at this moment is left out, so an
     empty list does not mean that nothing waits; `waiting` tells.
 
     A tenant's turn comes later the more of its incidents are being worked on or wait before this one, so whoever
-    sends thousands does not hold up the one incident of another. Within a turn the oldest is first.
+    sends thousands does not hold up the one incident of another. Within a turn the oldest is first. With `tenant_id`
+    only those of this tenant.
     """
     moment = now()
     in_hand = (
@@ -64,20 +65,21 @@ def claim(engine: Engine, limit: int, lease: timedelta) -> list[Claim]:
     queued = (
         select(Incident.id, turn)
         .outerjoin(in_hand, in_hand.c.tenant_id == Incident.tenant_id)
-        .where(*_ready(moment), Incident.attempts < SUSPECT_ATTEMPTS)
+        .where(*_ready(moment, tenant_id), Incident.attempts < SUSPECT_ATTEMPTS)
         .subquery()
     )
     return _claim(engine, select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(limit), moment, lease)
 
 
-def claim_suspect(engine: Engine, lease: timedelta) -> Claim | None:
+def claim_suspect(engine: Engine, lease: timedelta, tenant_id: int | None = None) -> Claim | None:
     """One incident that may be what kills workers: claimed alone, so that others do not pay for it."""
     moment = now()
-    oldest = select(Incident.id).where(*_ready(moment), Incident.attempts >= SUSPECT_ATTEMPTS).order_by(Incident.id)
+    suspects = (*_ready(moment, tenant_id), Incident.attempts >= SUSPECT_ATTEMPTS)
+    oldest = select(Incident.id).where(*suspects).order_by(Incident.id)
     return next(iter(_claim(engine, oldest.limit(1), moment, lease)), None)
 
 
-def _ready(moment: datetime) -> tuple[ColumnElement[bool], ...]:
+def _ready(moment: datetime, tenant_id: int | None) -> tuple[ColumnElement[bool], ...]:
     """What may be claimed: it waits, its pause is over, and nobody asks the model about its cause just now."""
     asked_about = (
         select(CauseLease.cause)
@@ -90,7 +92,8 @@ def _ready(moment: datetime) -> tuple[ColumnElement[bool], ...]:
         .exists()
     )
     due = or_(Incident.retry_at.is_(None), Incident.retry_at <= moment)
-    return Incident.triage == Triage.PENDING, due, ~asked_about
+    theirs = () if tenant_id is None else (Incident.tenant_id == tenant_id,)
+    return Incident.triage == Triage.PENDING, due, ~asked_about, *theirs
 
 
 def _claim(engine: Engine, wanted: Select[uuid.UUID], moment: datetime, lease: timedelta) -> list[Claim]:
@@ -216,10 +219,10 @@ def redo_provisional(engine: Engine, limit: int = 200) -> int:
     return len(ids)
 
 
-def waiting(engine: Engine) -> bool:
-    """Whether an incident could be claimed now."""
+def waiting(engine: Engine, tenant_id: int | None = None) -> bool:
+    """Whether an incident could be claimed now: any, or one of this tenant."""
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        return connection.execute(select(Incident.id).where(*_ready(now())).limit(1)).first() is not None
+        return connection.execute(select(Incident.id).where(*_ready(now(), tenant_id)).limit(1)).first() is not None
 
 
 # ---------------------------------------------------------------- causes

@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -17,12 +17,16 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from openremedy import audit, cookbook, deliveries, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
-from openremedy import maintenance, people, registry, sources, tenants
-from openremedy.errors import Invalid, Problem
+from openremedy import replay as replays
+from openremedy.alerts import shown
+from openremedy.audit import COMMAND_LINE
+from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
+from openremedy.ids import parse_id
 from openremedy.incidents import stamp
-from openremedy.models import Role
+from openremedy.models import Role, User
 from openremedy.recipes import RecipeFileError, dump, parse
 from openremedy.services import services
 
@@ -35,7 +39,7 @@ def register(app: Flask) -> None:
     """Give the application its commands."""
     for command in (tenant, source, user, token, recipe, classify):
         app.cli.add_command(command)
-    for single in (worker, scheduler, sweep, prune, doctor):
+    for single in (worker, scheduler, sweep, prune, replay, doctor, demo):
         app.cli.add_command(single)
 
 
@@ -271,6 +275,56 @@ def user_create(email: str, superadmin: bool, slug: str | None, role: str | None
     return {"email": email.strip().lower(), "role": name}, f"User {email} created as {name}."
 
 
+@user.command("unlink")
+@click.argument("email")
+@answering
+def user_unlink(email: str) -> tuple[dict[str, Any], str]:
+    """Forget which account of the identity provider is a user's."""
+    people.unlink(db.session(), email, COMMAND_LINE)
+    return {"email": email.strip().lower()}, f"{email} is linked to no account of the identity provider."
+
+
+@user.command("link")
+@click.argument("email")
+@answering
+def user_link(email: str) -> tuple[dict[str, Any], str]:
+    """Print a link with which a user chooses a new password, once."""
+    found = people.find_user(db.session(), email)
+    if found is None:
+        raise NotFound(f"There is no user {email!r}; flask user list shows who there is.")
+    token = people.reset_link(db.session(), found, COMMAND_LINE)
+    url = people.link_url(services().settings.public_url, token)
+    text = f"{found.email} chooses a new password here (works once, for {people.LINK_HOURS} hours):\n{url}"
+    return {"email": found.email, "url": url}, text
+
+
+@user.command("list")
+@answering
+def user_list() -> tuple[dict[str, Any], str]:
+    """List who may sign in, and where as what."""
+    found = people.users(db.session())
+    belongs = people.memberships(db.session(), found)
+    items = [_user_json(one, belongs.get(one.id, ())) for one in found]
+    return {"items": items}, "\n".join(map(_user_line, items)) or "Nobody: flask user create EMAIL --superadmin"
+
+
+def _user_json(one: User, belongs: Sequence[tuple[str, Role]]) -> dict[str, Any]:
+    return {
+        "email": one.email,
+        "superadmin": one.superadmin,
+        "disabled": one.disabled_at is not None,
+        "last_signed_in": stamp(one.last_sign_in_at),
+        "tenants": {slug: str(role) for slug, role in belongs},
+    }
+
+
+def _user_line(item: dict[str, Any]) -> str:
+    parts = [item["email"], *(["superadmin"] if item["superadmin"] else [])]
+    parts += [f"{role} of {slug}" for slug, role in item["tenants"].items()]
+    parts += ["disabled"] if item["disabled"] else []
+    return "; ".join([*parts, f"last signed in {item['last_signed_in'] or 'never'}"])
+
+
 def _password() -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
@@ -306,7 +360,8 @@ def recipe_import(tenant_slug: str, file: str) -> tuple[dict[str, Any], str]:
         specs = parse(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
     except RecipeFileError as error:
         raise click.ClickException("Nothing was imported.\n" + "\n".join(error.problems)) from error
-    added, changed = tenants.import_recipes(db.session(), tenant_slug, specs)
+    tenant = tenants.find_tenant(db.session(), tenant_slug)
+    added, changed = cookbook.import_recipes(db.session(), tenant.id, specs)
     same = len(specs) - added - changed
     answer = {"added": added, "changed": changed, "unchanged": same}
     return answer, f"{added} recipes added, {changed} changed, {same} as they were."
@@ -317,7 +372,7 @@ def recipe_import(tenant_slug: str, file: str) -> tuple[dict[str, Any], str]:
 @answering
 def recipe_export(tenant_slug: str) -> tuple[dict[str, Any], str]:
     """Print the recipes of a tenant as YAML that import takes."""
-    specs = tenants.export_recipes(db.session(), tenant_slug)
+    specs = cookbook.export_recipes(db.session(), tenants.find_tenant(db.session(), tenant_slug).id)
     text = dump(specs)
     return {"count": len(specs), "yaml": text}, text.rstrip("\n")
 
@@ -385,6 +440,43 @@ def prune() -> tuple[dict[str, Any], str]:
 
 
 @click.command()
+@click.argument("delivery_id", metavar="DELIVERY_ID")
+@click.option("--dry-run", is_flag=True, help="Only show what today's code makes of it; nothing is stored.")
+@with_appcontext
+@answering
+def replay(delivery_id: str, dry_run: bool) -> tuple[dict[str, Any], str]:
+    """Run a stored delivery again through today's code."""
+    found = parse_id(delivery_id)
+    if found is None:
+        raise NotFound("There is no such delivery.")
+    tenant_id = deliveries.tenant_of(db.session(), found)
+    if dry_run:
+        answer = replays.preview(db.session(), tenant_id, found)
+        return answer, _previewed(answer)
+    answer = replays.as_json(found, replays.replay(db.session(), tenant_id, found, audit.COMMAND_LINE))
+    became = "\n".join(map(_became, answer["alerts"])) or "It holds no alert."
+    return answer, f"Delivery {answer['delivery_id']} is the replay.\n{became}"
+
+
+def _previewed(answer: dict[str, Any]) -> str:
+    if error := answer["error"]:
+        return f"It would be refused: {error['code']}. {Problem(error['message'], fields=error['fields']).sentence()}"
+    notes = [answer["remark"], *answer["warnings"]]
+    return "\n".join([*filter(None, notes), *map(_preview_line, answer["alerts"])]) or "It holds no alert."
+
+
+def _preview_line(alert: dict[str, Any]) -> str:
+    for word in ("ignored", "rejected"):
+        if word in alert:
+            return f"{word}: {shown(alert[word], 500)}"
+    return f"{alert['status']}: {alert['incident_type']} ({alert['severity']}) on {shown(alert['hostname'])}"
+
+
+def _became(alert: dict[str, Any]) -> str:
+    return " ".join(filter(None, (alert["outcome"], alert["incident_id"], alert["reason"])))
+
+
+@click.command()
 @with_appcontext
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.pass_context
@@ -397,3 +489,19 @@ def doctor(context: click.Context, as_json: bool) -> None:
     else:
         click.echo("\n".join(check.line() for check in checks))
     context.exit(0 if ok else 1)
+
+
+@click.command()
+@click.option("--tenant", "slug", default="demo", show_default=True, help="The slug of the tenant that is made.")
+@click.option("--seed", type=int, help="Another week; the same number gives the same one.")
+@click.option("--yes", is_flag=True, help="Also where DATABASE_URL is set.")
+@with_appcontext
+@answering
+def demo(slug: str, seed: int | None, yes: bool) -> tuple[dict[str, Any], str]:
+    """Make a tenant and fill it with a week of believable alerts, to look around in."""
+    from openremedy import demo as stage  # the matcher again: the web process imports cli too
+
+    if services().settings.production and not yes:
+        raise Invalid("DATABASE_URL is set: this is no place to play. With --yes it is done all the same.")
+    filled = stage.fill(db.session(), db.engine, slug, stage.SEED if seed is None else seed)
+    return filled.as_json(), stage.welcome(filled, services().settings.public_url)

@@ -1,8 +1,12 @@
 """`flask doctor`: everything the service needs, looked at, with what to do about what is wrong."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from importlib.metadata import version
+from platform import python_version
+from urllib.parse import urlsplit
 
 import httpx2
 from cryptography.fernet import InvalidToken
@@ -10,7 +14,8 @@ from redis.exceptions import RedisError
 from rq import Worker
 from sqlalchemy import Engine, func, select
 
-from openremedy import health
+from config import Settings
+from openremedy import __version__, health, search
 from openremedy.models import Incident, SourceSecret, Triage, WebhookSecret, now
 from openremedy.queue import job_queue
 from openremedy.services import Services
@@ -18,7 +23,7 @@ from openremedy.services import Services
 OK, WARN, FAIL = "ok", "warn", "fail"
 CLOCK_SECONDS = 5
 OLD_SECONDS = 300
-MODEL_SECONDS = 5
+MODEL_SECONDS = 5.0  # for its answer, however slowly it looks up names, connects and sends
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,30 @@ class Check:
 
 def examine(services: Services, engine: Engine) -> list[Check]:
     """Every check; one that needs the database or Redis is left out when they are away."""
+    ask_later = _asked(services)
     checks = [_database(engine)]
     if checks[0].status != FAIL:
-        checks += [_secrets(services, engine), _clock(engine), _oldest(engine)]
+        checks += [_secrets(services, engine), _clock(engine), _oldest(engine), _search(engine)]
     checks += _redis(services)
-    checks.append(_model(services))
+    checks.append(ask_later())
     return checks
+
+
+def _asked(services: Services) -> Callable[[], Check]:
+    """Ask the model while the rest is looked at; the result gives the check, within MODEL_SECONDS from now.
+
+    In a thread of its own: a look-up of a name has no time limit, and the one of httpx begins anew with each byte.
+    """
+    until = time.monotonic() + MODEL_SECONDS
+    found: list[Check] = []
+    asking = threading.Thread(target=lambda: found.append(_model(services)), daemon=True)
+    asking.start()
+
+    def answer() -> Check:
+        asking.join(max(0.0, until - time.monotonic()))
+        return found[0] if found else _silent(services, f"does not answer within {MODEL_SECONDS:.0f} s")
+
+    return answer
 
 
 def _database(engine: Engine) -> Check:
@@ -68,8 +91,12 @@ def _secrets(services: Services, engine: Engine) -> Check:
     unreadable = sum(not _opens(services, one) for one in locked)
     if unreadable:
         advice = "ENCRYPTION_KEYS must hold every key that secrets were encrypted with; add the missing one."
-        return Check("secrets", FAIL, f"{unreadable} of {len(locked)} secrets cannot be decrypted", advice)
-    return Check("secrets", OK, f"{len(locked)} secrets can be decrypted")
+        return Check("secrets", FAIL, f"{unreadable} of {_many(len(locked), 'secret')} cannot be decrypted", advice)
+    return Check("secrets", OK, f"{_many(len(locked), 'secret')} can be decrypted")
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _opens(services: Services, locked: str) -> bool:
@@ -98,11 +125,20 @@ def _oldest(engine: Engine) -> Check:
     if not count:
         return Check("oldest pending", OK, "nothing waits to be classified")
     age = (now() - since).total_seconds()
-    detail = f"{count} incidents wait, the oldest for {age:.0f} s"
+    detail = f"{_many(count, 'incident')} to classify, the oldest for {age:.0f} s"
     if age > OLD_SECONDS:
         advice = "Are a worker and the scheduler running? flask worker; flask sweep"
         return Check("oldest pending", WARN, detail, advice)
     return Check("oldest pending", OK, detail)
+
+
+def _search(engine: Engine) -> Check:
+    if engine.dialect.name == "sqlite":
+        return Check("search", OK, "reads the evidence; SQLite is for few incidents")
+    if search.indexed(engine):
+        return Check("search", OK, "by an index of words")
+    advice = "Its extension pg_trgm could not be made at the upgrade; docs/operations.md tells how to add it."
+    return Check("search", WARN, "no index of words: a rare word takes a second for 100,000 incidents", advice)
 
 
 def _redis(services: Services) -> Iterator[Check]:
@@ -150,12 +186,58 @@ def _model(services: Services) -> Check:
     url = f"{settings.model_host}/models"
     headers = {"Authorization": f"Bearer {settings.openai_api_key or 'none'}"}
     try:
-        answer: Any = httpx2.get(url, headers=headers, timeout=MODEL_SECONDS, trust_env=False)
+        with httpx2.stream("GET", url, headers=headers, timeout=MODEL_SECONDS, trust_env=False) as answer:
+            status = answer.status_code  # what it lists nobody reads
     except httpx2.HTTPError as error:
-        advice = "Is OPENAI_BASE_URL right? Verdicts are provisional until the model answers."
-        return Check("model", FAIL, f"{settings.model_host} cannot be reached ({type(error).__name__})", advice)
-    if answer.status_code in (401, 403):
+        return _silent(services, f"cannot be reached ({type(error).__name__})")
+    if status in (401, 403):
         return Check("model", FAIL, f"{settings.model_host} refuses the key", "Set OPENAI_API_KEY.")
-    if answer.status_code >= 500:
-        return Check("model", FAIL, f"{settings.model_host} answers {answer.status_code}", "Look at the model server.")
+    if status >= 500:
+        return Check("model", FAIL, f"{settings.model_host} answers {status}", "Look at the model server.")
     return Check("model", OK, f"evidence goes to {settings.model_host}")
+
+
+def _silent(services: Services, how: str) -> Check:
+    advice = "Is OPENAI_BASE_URL right? Verdicts are provisional until the model answers."
+    return Check("model", FAIL, f"{services.settings.model_host} {how}", advice)
+
+
+# ---------------------------------------------------------------- what is set and what runs
+
+
+def configuration(settings: Settings) -> list[tuple[str, str]]:
+    """The settings that matter, by their variable, as people read them; of what is secret only whether it is there."""
+    limit = "{:,} a minute".format
+    return [
+        ("OPENREMEDY_PUBLIC_URL", settings.public_url),
+        ("DATABASE_URL", "set" if settings.production else f"not set: SQLite in {settings.data_dir}"),
+        ("REDIS_URL", "not set: a server of our own" if settings.embedded_redis else "set"),
+        ("OPENAI_BASE_URL", host_of_model(settings) or "not set: no language model"),
+        ("OPENAI_API_KEY", "set" if settings.openai_api_key else "not set"),
+        ("OPENREMEDY_MODEL", settings.model or "not set"),
+        ("OPENREMEDY_LLM_DAILY_TOKENS", f"{settings.llm_daily_tokens:,}" if settings.llm_daily_tokens else "no limit"),
+        ("OPENREMEDY_LLM_TIMEOUT", f"{settings.llm_timeout} s"),
+        ("OPENREMEDY_LLM_CONCURRENCY", f"{settings.llm_concurrency} calls in each worker"),
+        ("OPENREMEDY_RETENTION_DAYS", f"{settings.retention_days:,} days"),
+        ("OPENREMEDY_RATE_LIMIT", limit(settings.rate_limit) if settings.rate_limit else "off"),
+        ("OPENREMEDY_SOURCE_RATE_LIMIT", limit(settings.source_rate_limit) if settings.source_rate_limit else "off"),
+        ("OPENREMEDY_MAX_BODY_BYTES", f"{settings.max_body_bytes:,} bytes"),
+        ("OPENREMEDY_PROXY_COUNT", str(settings.proxy_count)),
+        ("OPENREMEDY_TRUSTED_HOSTS", ", ".join(settings.trusted_hosts) or "not set: any"),
+        ("OPENREMEDY_METRICS_ALLOW", ", ".join(map(str, settings.metrics_allow)) or "none"),
+        ("OPENREMEDY_METRICS_TOKEN", "set" if settings.metrics_token else "not set"),
+        ("OPENREMEDY_OUTGOING_ALLOW_PRIVATE", "yes" if settings.outgoing_allow_private else "no"),
+        ("OPENREMEDY_LOG_FORMAT", settings.log_format),
+    ]
+
+
+def host_of_model(settings: Settings) -> str | None:
+    """Where evidence goes, without path or credentials; None when the model tier is off."""
+    return urlsplit(settings.model_host).hostname if settings.model_enabled else None
+
+
+def versions(engine: Engine) -> list[tuple[str, str]]:
+    """What runs here, by name."""
+    packages = [(name, version(name)) for name in ("Flask", "SQLAlchemy", "rq", "redis", "gunicorn")]
+    database = ".".join(map(str, engine.dialect.server_version_info or ())) or "unknown"
+    return [("OpenRemedy", __version__), ("Python", python_version()), (engine.dialect.name, database), *packages]

@@ -3,6 +3,9 @@
 import os
 import time
 import uuid
+from datetime import datetime
+
+from openremedy import clock
 
 
 def new_id() -> uuid.UUID:
@@ -10,10 +13,16 @@ def new_id() -> uuid.UUID:
 
     Made here and not by the database, so that all rows of one body can be written without asking for their keys.
     """
-    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    told = clock.told()  # a row of a told history sorts by its own time
+    milliseconds, nanoseconds = divmod(int(told.timestamp() * 1e9) if told else time.time_ns(), 1_000_000)
     fraction = nanoseconds * 4096 // 1_000_000
     random = int.from_bytes(os.urandom(8)) >> 2
     return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+
+
+def first_id(moment: datetime) -> uuid.UUID:
+    """The smallest identifier that can be made at `moment`: what is not less was made then or later."""
+    return uuid.UUID(int=int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0b10 << 62)
 
 
 def parse_id(text: str) -> uuid.UUID | None:

@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, String, and_, cast, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.orm import Session
 
-from openremedy import audit, lifecycle, store
-from openremedy.alerts import compact
+from openremedy import audit, lifecycle, search, store
 from openremedy.audit import Actor
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.shapes import Subject
@@ -29,23 +29,46 @@ from openremedy.models import (
     now,
     table,
 )
+from openremedy.search import Filters as Filters
+from openremedy.search import Place
+from openremedy.search import Sort as Sort
 
 CANONICAL = "canonical"
 DETAIL_LIMIT = 500  # newest alerts and timeline entries shown of one incident
+SEARCH_COUNT = 100  # matches of a search that are counted: each was read
+BULK_LIMIT = 10_000  # incidents that one act changes
+BULK_BATCH = 200  # of them in one transaction
+
+
+class BulkAction(StrEnum):
+    """What can be done to many incidents at once."""
+
+    ACKNOWLEDGE = "acknowledge"
+    RESOLVE = "resolve"
+    RECLASSIFY = "reclassify"
+
+
+_DONE = {
+    BulkAction.ACKNOWLEDGE: "acknowledged",
+    BulkAction.RESOLVE: "resolved",
+    BulkAction.RECLASSIFY: "reclassified",
+}
 
 
 @dataclass(frozen=True)
-class Filters:
-    """What a list is narrowed to; None = everything."""
+class Listed:
+    """A page of a list, and where the next one begins (None: this is the last)."""
 
-    status: str | None = None
-    severity: str | None = None
-    incident_type: str | None = None
-    hostname: str | None = None
-    recipe: str | None = None
-    classification: str | None = None
-    q: str | None = None
-    since: datetime | None = None
+    items: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many there are; `more`: at least so many."""
+
+    number: int
+    more: bool
 
 
 # ---------------------------------------------------------------- read
@@ -55,53 +78,67 @@ def page(
     session: Session, tenant_id: int, filters: Filters, before: uuid.UUID | None, limit: int
 ) -> list[dict[str, Any]]:
     """Up to `limit` incidents of the tenant, newest first, older than `before`; without their evidence."""
-    columns = [column for column in table(Incident).c if column.name != "evidence"]
+    after = Place(before) if before else None
+    found = search.places(session, tenant_id, filters, Sort.NEWEST, after, limit)
+    return of_ids(session, tenant_id, [one.id for one in found])
+
+
+def listed(
+    session: Session,
+    tenant_id: int,
+    filters: Filters,
+    *,
+    sort: Sort = Sort.NEWEST,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Listed:
+    """A page of the tenant's incidents in an order of choice, without their evidence. Raises Invalid (the cursor).
+
+    A cursor names the last incident of the page before and its value, so that a page stays the same while others come.
+    """
+    after = search.place_of(cursor, sort) if cursor else None
+    found = search.places(session, tenant_id, filters, sort, after, limit + 1)
+    more = len(found) > limit
+    items = of_ids(session, tenant_id, [one.id for one in found[:limit]])
+    return Listed(items, found[limit - 1].cursor() if more else None)
+
+
+def count_up_to(session: Session, tenant_id: int, filters: Filters, limit: int = 1000) -> Count:
+    """How many incidents of the tenant fit, up to `limit`; with words to search for up to SEARCH_COUNT."""
+    most = min(limit, SEARCH_COUNT) if filters.q else limit
+    found = len(search.places(session, tenant_id, filters, Sort.NEWEST, None, most + 1))
+    return Count(min(found, most), found > most)
+
+
+def newest(session: Session, tenant_id: int) -> uuid.UUID | None:
+    """The newest incident of the tenant."""
+    statement = select(Incident.id).where(Incident.tenant_id == tenant_id)
+    return session.scalar(statement.order_by(Incident.id.desc()).limit(1))
+
+
+def count_since(session: Session, tenant_id: int, filters: Filters, since: uuid.UUID, limit: int = 100) -> int:
+    """How many that fit came after this one, up to `limit`."""
+    found = search.places(session, tenant_id, filters, Sort.NEWEST, None, limit)
+    return sum(one.id > since for one in found)
+
+
+def matching_ids(session: Session, tenant_id: int, filters: Filters, limit: int = BULK_LIMIT) -> list[uuid.UUID]:
+    """Up to `limit` incidents of the tenant that fit, newest first."""
+    return [one.id for one in search.places(session, tenant_id, filters, Sort.NEWEST, None, limit)]
+
+
+def of_ids(session: Session, tenant_id: int, ids: Sequence[uuid.UUID]) -> list[dict[str, Any]]:
+    """Those of the incidents that are the tenant's, in the order given, without their evidence."""
+    columns = [column for column in table(Incident).c if column.name not in ("evidence", "enrichment")]
     statement = (
         select(*columns, Source.name.label("source_name"))
         .outerjoin(Source, Source.id == Incident.source_id)
-        .where(Incident.tenant_id == tenant_id, *_conditions(filters))
-        .order_by(Incident.id.desc())
-        .limit(limit)
+        .where(Incident.tenant_id == tenant_id, Incident.id.in_(ids))
     )
-    if before:
-        statement = statement.where(Incident.id < before)
-    rows = session.execute(statement).mappings().all()
-    verdicts = _verdicts(session, [row["verdict_id"] for row in rows if row["verdict_id"]])
+    found = {row["id"]: row for row in session.execute(statement).mappings()} if ids else {}
+    verdicts = _verdicts(session, [row["verdict_id"] for row in found.values() if row["verdict_id"]])
+    rows = [found[one] for one in ids if one in found]
     return [as_json(row, verdicts.get(row["verdict_id"])) for row in rows]
-
-
-def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
-    exact = {
-        Incident.status: filters.status,
-        Incident.severity: filters.severity,
-        Incident.incident_type: filters.incident_type,
-        Incident.triage: filters.classification,
-    }
-    conditions: list[ColumnElement[bool]] = [column == value for column, value in exact.items() if value is not None]
-    if filters.hostname is not None:
-        conditions.append(func.lower(Incident.hostname) == filters.hostname.lower())
-    if filters.since is not None:
-        conditions.append(Incident.last_seen >= filters.since)
-    if filters.recipe is not None:
-        of_recipe = select(Verdict.id).where(Verdict.id == Incident.verdict_id, Verdict.recipe == filters.recipe)
-        conditions.append(of_recipe.exists())
-    if filters.q:
-        conditions.append(_contains(filters.q))
-    return conditions
-
-
-def _contains(text: str) -> ColumnElement[bool]:
-    """Every word stands somewhere in the host name, the sender's key, the type or the evidence."""
-    return and_(*[_somewhere(word) for word in text.split()[:8]])
-
-
-def _somewhere(word: str) -> ColumnElement[bool]:
-    places = [cast(place, String) for place in (Incident.hostname, Incident.dedup_key, Incident.incident_type)]
-    written = compact(word)[1:-1]  # as it is spelled inside JSON text: a quote or a backslash has another one before it
-    return or_(
-        *[place.icontains(word, autoescape=True) for place in places],
-        cast(Incident.evidence, String).icontains(written, autoescape=True),
-    )
 
 
 def _verdicts(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Verdict]:
@@ -255,28 +292,35 @@ def _locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) -> T
 
 def reclassify(engine: Engine, tenant_id: int, incident_id: uuid.UUID, actor: Actor) -> None:
     """Ask for a fresh verdict; nothing changes when one is on its way. Raises NotFound."""
-    at = now()
     with engine.begin() as connection:
         _locked(connection, tenant_id, incident_id)
-        waiting = (Triage.PENDING, Triage.CLASSIFYING)
-        statement = (
-            update(Incident)
-            .where(Incident.id == incident_id, Incident.triage.not_in(waiting))
-            .values(
-                triage=Triage.PENDING,
-                triage_since=at,
-                attempts=0,
-                model_attempts=0,
-                claim=None,
-                lease_until=None,
-                retry_at=None,
-                fresh=True,
-                provisional=False,
-            )
-        )
-        if connection.execute(statement).rowcount:
-            say(connection, tenant_id, incident_id, "reclassify", actor.name)
+        if _ask_again(connection, tenant_id, [incident_id], actor.name):
             audit.write(connection, actor, tenant_id, "incident.reclassified", str(incident_id))
+
+
+def _ask_again(connection: Connection, tenant_id: int, incident_ids: Sequence[uuid.UUID], actor: str) -> int:
+    """Put incidents that were locked before back to wait for a fresh verdict; how many had none on its way."""
+    waiting = (Triage.PENDING, Triage.CLASSIFYING)
+    statement = (
+        update(Incident)
+        .where(Incident.id.in_(incident_ids), Incident.triage.not_in(waiting))
+        .values(
+            triage=Triage.PENDING,
+            triage_since=now(),
+            attempts=0,
+            model_attempts=0,
+            claim=None,
+            lease_until=None,
+            retry_at=None,
+            fresh=True,
+            provisional=False,
+        )
+        .returning(Incident.id)
+    )
+    changed = list(connection.scalars(statement))
+    for incident_id in changed:
+        say(connection, tenant_id, incident_id, "reclassify", actor)
+    return len(changed)
 
 
 def say(connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: str, actor: str, **detail: Any) -> None:
@@ -290,6 +334,62 @@ def say(connection: Connection, tenant_id: int, incident_id: uuid.UUID, kind: st
         "detail": detail,
     }
     connection.execute(insert(table(TimelineEntry)), row)
+
+
+def act_on_all(
+    engine: Engine, tenant_id: int, wanted: Filters | Sequence[uuid.UUID], action: BulkAction, actor: Actor
+) -> dict[str, int]:
+    """Do the same to all that fit the filters, or to those named; returns how many were `changed` and `unchanged`.
+
+    Written a few at a time, each few with a line of the audit log, so what is done stays done when it is cut short, and
+    doing it again does the rest. Raises Conflict, before anything is changed, for more than BULK_LIMIT.
+    """
+    ids = _wanted_ids(engine, tenant_id, wanted)
+    if len(ids) > BULK_LIMIT:
+        raise Conflict(f"These are more than {BULK_LIMIT:,} incidents. Narrow the list, and act on a part of them.")
+    counts = {"changed": 0, "unchanged": 0}
+    for start in range(0, len(ids), BULK_BATCH):
+        known, changed = _act_on_some(engine, tenant_id, ids[start : start + BULK_BATCH], action, actor)
+        counts["changed"] += changed
+        counts["unchanged"] += known - changed
+    return counts
+
+
+def _wanted_ids(engine: Engine, tenant_id: int, wanted: Filters | Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    if not isinstance(wanted, Filters):
+        return sorted(set(wanted))
+    with Session(engine) as session:
+        session.connection(execution_options={"sqlite_readonly": True})
+        return matching_ids(session, tenant_id, wanted, BULK_LIMIT + 1)
+
+
+def _act_on_some(
+    engine: Engine, tenant_id: int, ids: Sequence[uuid.UUID], action: BulkAction, actor: Actor
+) -> tuple[int, int]:
+    """How many of them are the tenant's, and how many of those were changed."""
+    with engine.begin() as connection:
+        tracks = [Track(latest=episode) for episode in store.load_all_locked(connection, tenant_id, ids)]
+        if action is BulkAction.RECLASSIFY:
+            known = [track.latest.id for track in tracks if track.latest]
+            changed = _ask_again(connection, tenant_id, known, actor.name)
+        else:
+            changed = _change_all(connection, tenant_id, tracks, action, actor)
+        if changed:
+            audit.write(connection, actor, tenant_id, f"incidents.{_DONE[action]}", f"{changed} incidents")
+    return len(tracks), changed
+
+
+def _change_all(
+    connection: Connection, tenant_id: int, tracks: Sequence[Track], action: BulkAction, actor: Actor
+) -> int:
+    at = now()
+    for track in tracks:
+        if track.open and action is BulkAction.ACKNOWLEDGE:
+            lifecycle.acknowledge(track, track.open, at, actor.name)
+        elif track.open:
+            lifecycle.close(track, track.open, at, ended_by="person", actor=actor.name)
+    store.write_tracks(connection, tenant_id, at, tracks)
+    return sum(episode.changed for track in tracks for episode in track.episodes)
 
 
 def feedback(

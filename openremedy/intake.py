@@ -2,16 +2,17 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from openremedy import store
+from openremedy import audit, store
 from openremedy.alerts import PUBLIC_STATUSES, Alert, AlertStatus, Outcome, identity, parse_alert
+from openremedy.audit import Actor
 from openremedy.directory import Caller, Directory, Sender
 from openremedy.errors import BadBody, Invalid
 from openremedy.ids import new_id
@@ -27,12 +28,33 @@ ALL_STATUSES = tuple(AlertStatus)
 
 
 @dataclass(frozen=True)
+class Replay:
+    """That a body is one which was stored before: which delivery, and who sends it again."""
+
+    delivery_id: uuid.UUID
+    actor: Actor
+
+    @property
+    def remark(self) -> str:
+        """The same for people."""
+        return f"This is a replay of {self.delivery_id} by {self.actor.name}."
+
+    def note(self, delivery: dict[str, Any]) -> Callable[[Connection], None]:
+        """Writes who did it, in the transaction that stores the new delivery."""
+        tenant_id, again = delivery["tenant_id"], str(delivery["id"])
+        return lambda connection: audit.write(
+            connection, self.actor, tenant_id, "delivery.replayed", str(self.delivery_id), delivery=again
+        )
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a body came from."""
 
     request_id: str
     remote_addr: str
     headers: dict[str, str] = field(default_factory=dict)
+    replay: Replay | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +103,10 @@ class Door:
         Raises Unauthorized, BadBody, Invalid, Unavailable; then nothing was stored.
         """
         caller, alert, warnings = self._verified(tenant, body, signature, PUBLIC_STATUSES)
-        self.tally.used(caller.secret_id)
+        if origin.replay is None:  # that we sign again says nothing about who still uses the secret
+            self.tally.used(caller.secret_id)
         delivery = _delivery(caller.tenant_id, body, origin)
-        outcomes = store.store(self.engine, delivery, [Arrival(0, alert, identity(alert))])
-        self._wake(outcomes)
+        outcomes = self._store(delivery, [Arrival(0, alert, identity(alert))], [], origin.replay)
         log.info(
             "alert.accepted",
             tenant=tenant,
@@ -114,10 +136,9 @@ class Door:
         delivery = _delivery(sender.tenant_id, bundle.raw, origin) | {
             "source_id": sender.id,
             "adapter": sender.adapter,
-            "message": bundle.remark,
         }
-        outcomes = store.store(self.engine, delivery, arrivals, unplaced)
-        self._wake(outcomes)
+        delivery["message"] = " ".join(filter(None, (delivery["message"], bundle.remark))) or None
+        outcomes = self._store(delivery, arrivals, unplaced, origin.replay)
         log.info(
             "alerts.accepted",
             tenant=sender.tenant,
@@ -135,9 +156,18 @@ class Door:
         caller = self.directory.authenticate(tenant, body, signature)
         return caller, *parse_alert(body, statuses)
 
-    def _wake(self, outcomes: Sequence[Stored]) -> None:
+    def _store(
+        self,
+        delivery: dict[str, Any],
+        arrivals: Sequence[Arrival],
+        unplaced: Sequence[Unplaced],
+        replay: Replay | None,
+    ) -> list[Stored]:
+        note = replay.note(delivery) if replay else None
+        outcomes = store.store(self.engine, delivery, arrivals, unplaced, replayed=note)
         if any(stored.outcome == "created" for stored in outcomes):
             self.waker.wake()
+        return outcomes
 
 
 def _delivery(tenant_id: int, body: bytes, origin: Origin) -> dict[str, Any]:
@@ -152,7 +182,7 @@ def _delivery(tenant_id: int, body: bytes, origin: Origin) -> dict[str, Any]:
         "accepted": True,
         "status_code": 202,
         "reason": None,
-        "message": None,
+        "message": origin.replay.remark if origin.replay else None,
         "headers": origin.headers,
         "body": body,
         "body_bytes": len(body),

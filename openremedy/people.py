@@ -2,18 +2,19 @@
 
 import re
 import secrets as random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import delete, func, literal, or_, select, update
+from sqlalchemy import Select, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from openremedy import audit, crypto
 from openremedy.audit import Actor
-from openremedy.errors import Conflict, Invalid, NotFound, Unauthorized
+from openremedy.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
 from openremedy.models import Link, LinkPurpose, Membership, Role, SignIn, Tenant, User, now
 from openremedy.tenants import find_tenant, unique
 
@@ -22,6 +23,8 @@ MAX_PASSWORD = 1000  # argon2 takes any length, a form need not
 LONGEST_SIGN_IN = timedelta(days=30)
 LONGEST_IDLE = timedelta(days=7)
 RECENT = timedelta(minutes=10)  # how long a password that was given again counts
+CLOCKS_DIFFER = timedelta(minutes=1)  # at most, the identity provider's and ours
+LONG_AGO = datetime.fromtimestamp(0, UTC)
 LINK_HOURS = 72
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _hasher = PasswordHasher()
@@ -31,7 +34,14 @@ _NOBODY = _hasher.hash(random.token_urlsafe())  # an unknown address costs as mu
 # ---------------------------------------------------------------- users
 
 
-def create_user(session: Session, email: str, password: str, slug: str | None, role: Role | None) -> str:
+def create_user(
+    session: Session,
+    email: str,
+    password: str,
+    slug: str | None,
+    role: Role | None,
+    actor: Actor = audit.COMMAND_LINE,
+) -> str:
     """Create a superadmin (no tenant) or a member of a tenant; returns the role's name.
 
     Someone who exists already becomes a member of one more tenant and keeps their password.
@@ -50,7 +60,9 @@ def create_user(session: Session, email: str, password: str, slug: str | None, r
         if tenant:
             session.flush()  # the membership needs the user's id
             session.add(Membership(user_id=user.id, tenant_id=tenant.id, role=role or Role.VIEWER))
-    return str(role or Role.VIEWER) if tenant else "superadmin"
+        as_what = str(role or Role.VIEWER) if tenant else "superadmin"
+        session.add(audit.line(actor, tenant.id if tenant else None, "user.created", email, role=as_what))
+    return as_what
 
 
 def address_of(email: str) -> str:
@@ -122,12 +134,15 @@ def sign_in(session: Session, email: str, password: str, browser: Browser, actor
     return let_in(session, user, browser, actor, "by password")
 
 
-def let_in(session: Session, user: User, browser: Browser, actor: Actor, how: str) -> str:
-    """The token of a new sign-in of somebody who has shown who they are."""
+def let_in(
+    session: Session, user: User, browser: Browser, actor: Actor, how: str, shown_at: datetime | None = None
+) -> str:
+    """The token of a new sign-in of somebody who has shown who they are, `shown_at` or just now."""
     token = random.token_urlsafe(32)
     row = SignIn(
         token_hash=crypto.hashed(token),
         user_id=user.id,
+        confirmed_at=shown_at or now(),
         address=browser.address,
         user_agent=browser.user_agent[:200].encode("ascii", "backslashreplace").decode()[:200],
     )
@@ -208,6 +223,128 @@ def change_password(session: Session, user: User, current: str, password: str, a
     session.commit()
 
 
+# ---------------------------------------------------------------- single sign-on
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who somebody is at the identity provider."""
+
+    subject: str  # "<issuer> <subject>", which never changes as an address may
+    email: str  # as the provider writes it; empty when it tells none
+    verified: bool  # whether the provider says that the address is theirs
+    shown_at: datetime | None  # when they gave their password there; None when it does not tell
+
+    @property
+    def address(self) -> str | None:
+        """The address as we keep it, if the provider vouches for it."""
+        if not self.verified or any(letter != letter.lower() for letter in self.email if not letter.isascii()):
+            return None  # the Kelvin sign in lower case is a k, and so it would be somebody else's address
+        try:
+            return address_of(self.email)
+        except Invalid:
+            return None
+
+
+def arrive(session: Session, identity: Identity, actor: Actor) -> User:
+    """The user whom somebody from the identity provider is; invitations to their address are taken.
+
+    Known by the subject; else by the address, which is then linked to it; else by an invitation, which makes a user
+    without a password. Raises Forbidden, Conflict.
+    """
+    with unique(session, "You came in twice at the same moment. Please start again."):
+        user = session.scalar(select(User).where(User.oidc_subject == identity.subject))
+        user = user or _link(session, identity, actor)
+        if user.disabled_at:
+            raise Forbidden("Your account here is disabled. Ask whoever runs this installation.")
+        if user.password_hash is None and identity.address == user.email:
+            _take_invitations(session, user, actor)
+    return user
+
+
+def _link(session: Session, identity: Identity, actor: Actor) -> User:
+    if identity.address is None:
+        told = f" that {identity.email[:254]} is yours" if identity.email else " your e-mail address"
+        raise Forbidden(f"The identity provider does not confirm{told}. Without that nobody here can know you.")
+    user = find_user(session, identity.address)
+    if user is None:
+        user = _invited(session, identity.address)
+    elif user.disabled_at:
+        return user
+    session.flush()
+    mine = update(User).where(User.id == user.id, User.oidc_subject.is_(None)).values(oidc_subject=identity.subject)
+    if not session.execute(mine.returning(User.id)).all():
+        raise Forbidden(f"{user.email} belongs to another account of the identity provider. Ask an admin.")
+    session.add(audit.line(_named(user, actor), None, "user.linked", user.email, subject=identity.subject))
+    return user
+
+
+def _invited(session: Session, email: str) -> User:
+    """A user without a password, for an address that is invited."""
+    if session.scalar(_invitations(email).limit(1)) is None:
+        raise Forbidden(f"Nobody here knows {email}. Ask an admin to invite you.")
+    user = User(email=email)
+    session.add(user)
+    return user
+
+
+def _invitations(email: str) -> Select[Link]:
+    return select(Link).where(
+        Link.purpose == LinkPurpose.INVITE, Link.email == email, Link.used_at.is_(None), Link.expires_at > now()
+    )
+
+
+def _take_invitations(session: Session, user: User, actor: Actor) -> None:
+    """All that are open. Who has a password takes them with it, by their link."""
+    for link in session.scalars(_invitations(user.email).order_by(Link.id)).all():
+        taken = update(Link).where(Link.id == link.id, Link.used_at.is_(None)).values(used_at=now())
+        if session.execute(taken.returning(Link.id)).all():
+            _accept(session, user, link, actor)
+
+
+def _accept(session: Session, user: User, link: Link, actor: Actor) -> None:
+    """What an invitation gives."""
+    if link.tenant_id:
+        _join(session, user, link.tenant_id, link.role or Role.VIEWER)
+    else:
+        user.superadmin = True
+    session.add(audit.line(_named(user, actor), link.tenant_id, "link.used", user.email))
+
+
+def _named(user: User, actor: Actor) -> Actor:
+    return Actor(user.email, actor.address, actor.request_id)
+
+
+def confirm_at_provider(
+    session: Session, sign_in_id: int, identity: Identity, asked_at: datetime, actor: Actor
+) -> None:
+    """Somebody signed in has given their password at the provider once more. Raises Forbidden, Unauthorized."""
+    row = session.get(SignIn, sign_in_id)
+    user = session.get(User, row.user_id) if row else None
+    if row is None or user is None or user.disabled_at:
+        raise Unauthorized("Your sign-in has ended. Please sign in again.")
+    if user.oidc_subject != identity.subject:
+        raise Forbidden(f"There you signed in as somebody else than {user.email}.")
+    if identity.shown_at is None or identity.shown_at < asked_at - CLOCKS_DIFFER:
+        raise Forbidden("The identity provider did not ask you for your password again.")
+    row.confirmed_at = now()
+    session.add(audit.line(actor, None, "user.confirmed", user.email))
+    session.commit()
+
+
+def unlink(session: Session, email: str, actor: Actor) -> None:
+    """Forget who a user is at the identity provider: the next who comes with the address is linked. Raises NotFound."""
+    user = find_user(session, email)
+    if user is None:
+        raise NotFound(f"There is no user {email!r}.")
+    if user.oidc_subject is None:
+        return
+    session.add(audit.line(actor, None, "user.unlinked", user.email, subject=user.oidc_subject))
+    user.oidc_subject = None
+    end_sign_ins(session, user.id)
+    session.commit()
+
+
 # ---------------------------------------------------------------- links that let in once
 
 
@@ -234,6 +371,36 @@ def make_link(
     session.add(audit.line(actor, tenant_id, f"link.{purpose}", email or "", role=role and str(role)))
     session.commit()
     return token
+
+
+def link_url(public_url: str, token: str) -> str:
+    """The link to hand over."""
+    return f"{public_url}/link/{token}"
+
+
+def invite(session: Session, email: str, tenant_id: int, role: Role, actor: Actor) -> str:
+    """The token of a link that makes somebody a member. Raises Invalid (no address, or a member already)."""
+    email = address_of(email)
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    member = select(User.id).join(Membership).where(User.email == email, Membership.tenant_id == tenant_id)
+    if session.scalar(member) is not None:
+        raise Invalid(fields={"email": ["Is a member already; change the role in the list."]})
+    return make_link(session, LinkPurpose.INVITE, actor, email, tenant_id, role)
+
+
+def invite_superadmin(session: Session, email: str, actor: Actor) -> str:
+    """The token of a link that makes somebody a superadmin. Raises Invalid (no address, or one already)."""
+    user = find_user(session, address_of(email))
+    if user and user.superadmin:
+        raise Invalid(fields={"email": ["Is a superadmin already."]})
+    return make_link(session, LinkPurpose.INVITE, actor, email)
+
+
+def reset_link(session: Session, user: User, actor: Actor) -> str:
+    """The token of a link for a new password. Raises Conflict (a disabled user)."""
+    if user.disabled_at:
+        raise Conflict(f"{user.email} is disabled; a new password would not let them in.")
+    return make_link(session, LinkPurpose.RESET, actor, user.email)
 
 
 def find_link(session: Session, token: str) -> Link | None:
@@ -277,9 +444,7 @@ def use_link(session: Session, token: str, email: str, password: str, actor: Act
         session.flush()
         if link.tenant_id:
             _join(session, user, link.tenant_id, link.role or Role.VIEWER)
-        session.add(
-            audit.line(Actor(user.email, actor.address, actor.request_id), link.tenant_id, "link.used", user.email)
-        )
+        session.add(audit.line(_named(user, actor), link.tenant_id, "link.used", user.email))
     return user
 
 
@@ -387,8 +552,16 @@ def _member(session: Session, tenant_id: int, user_id: str) -> tuple[Membership,
 
 
 def _not_the_last_admin(session: Session, tenant_id: int, user: User) -> None:
-    others = select(func.count()).where(
-        Membership.tenant_id == tenant_id, Membership.role == Role.ADMIN, Membership.user_id != user.id
+    others = (
+        select(func.count())
+        .select_from(Membership)
+        .join(User, User.id == Membership.user_id)
+        .where(
+            Membership.tenant_id == tenant_id,
+            Membership.role == Role.ADMIN,
+            Membership.user_id != user.id,
+            User.disabled_at.is_(None),
+        )
     )
     if not session.scalar(others):
         raise Conflict(f"{user.email} is the last admin; make somebody else one first.")
@@ -397,9 +570,24 @@ def _not_the_last_admin(session: Session, tenant_id: int, user: User) -> None:
 # ---------------------------------------------------------------- superadmins
 
 
-def users(session: Session) -> Sequence[User]:
-    """Every user, by address."""
-    return session.scalars(select(User).order_by(User.email)).all()
+def users(session: Session, part: str = "", limit: int | None = None) -> Sequence[User]:
+    """Every user whose address contains `part`, by address."""
+    found = select(User).order_by(User.email).limit(limit)
+    return session.scalars(found.where(User.email.icontains(part, autoescape=True)) if part else found).all()
+
+
+def memberships(session: Session, found: Sequence[User]) -> Mapping[int, Sequence[tuple[str, Role]]]:
+    """Where each of these users is a member: the slug and the role, by the user's id."""
+    statement = (
+        select(Membership.user_id, Tenant.slug, Membership.role)
+        .join(Tenant, Tenant.id == Membership.tenant_id)
+        .where(Membership.user_id.in_([user.id for user in found]))
+        .order_by(Tenant.slug)
+    )
+    places_of: dict[int, list[tuple[str, Role]]] = defaultdict(list)
+    for user_id, slug, role in session.execute(statement):
+        places_of[user_id].append((slug, role))
+    return places_of
 
 
 def set_disabled(session: Session, user_id: str, disabled: bool, actor: Actor) -> None:

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis import Redis
@@ -10,10 +12,12 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 log = structlog.get_logger()
 
 QUEUE = "classify"
+INTERACTIVE = "openremedy-interactive"  # somebody sits before a page and waits for it
 JOB = "openremedy.jobs.classify_pending"  # a string, so that the web process never imports it
 WAKE_KEY = "openremedy:wake"
 WAKE_SECONDS = 5  # a lost job is missed no longer than this by those who come after it
@@ -40,6 +44,20 @@ def worker_client(url: str) -> Redis:
 def job_queue(connection: Redis) -> Queue:
     """The queue of classification jobs; JSON, so that nobody with access to Redis can make a worker run pickles."""
     return Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+
+
+def interactive_queue(connection: Redis) -> Queue:
+    """The queue of jobs that somebody waits for; a worker looks at it before the other."""
+    return Queue(INTERACTIVE, connection=connection, serializer=JSONSerializer)
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """Jobs that wait, workers that live, jobs that failed."""
+
+    waiting: int
+    workers: int
+    failed: int
 
 
 class Waker:
@@ -74,6 +92,27 @@ class Waker:
             self._connection.delete(WAKE_KEY)
         except RedisError as error:
             self._pause(error)
+
+    def state(self) -> QueueState | None:
+        """How the queue is; None when Redis is away, or was a moment ago."""
+        if time.monotonic() < self._pause_until:
+            return None
+        try:
+            return self._state()
+        except RedisError as error:
+            self._pause(error)
+            return None
+
+    def _state(self) -> QueueState:
+        """Raises RedisError. Asked at once by the names of rq's keys; by its methods each is a round trip."""
+        with self._connection.pipeline(transaction=False) as asked:
+            asked.llen(self._queue.key)
+            asked.zcard(self._queue.failed_job_registry.key)
+            asked.smembers(WORKERS_BY_QUEUE_KEY % self._queue.name)
+            waiting, failed, workers = asked.execute()
+        # A worker that was killed stays on the list, but its own key expires.
+        alive: Any = self._connection.exists(*workers) if workers else 0
+        return QueueState(waiting, alive, failed)
 
     def _pause(self, error: RedisError) -> None:
         with self._lock:

@@ -80,6 +80,22 @@ def dump(recipes: Iterable[RecipeSpec]) -> str:
     return "\n".join(map(_entry, recipes)) or "[]\n"
 
 
+def condition_text(match: Mapping[str, Any]) -> str:
+    """The conditions of a recipe as a person writes them under `match`, one to a line; empty for none."""
+    if not match:
+        return ""
+    return str(
+        yaml.dump(
+            dict(match),
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            width=_NEVER_WRAP,
+            default_flow_style=False,
+        )
+    )
+
+
 class _Problems:
     """Everything wrong so far. One report is worth more than one error per attempt."""
 

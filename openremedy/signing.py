@@ -5,6 +5,7 @@ import hmac
 import re
 from collections.abc import Sequence
 
+HEADER = "X-OpenRemedy-Signature"
 PREFIX = "sha256="
 # re.ASCII and fullmatch: bytes.fromhex would take blanks, \d would take digits of other scripts.
 _HEADER = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)

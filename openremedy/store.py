@@ -15,7 +15,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -73,7 +73,8 @@ _ORPHANS = (
 _UPDATE = (
     update(_incidents)
     .where(_incidents.c.id == bindparam("b_id"))
-    .values({name: bindparam(f"b_{name}") for name in _CHANGING})
+    # Out of the index of words, which costs more than all the rest of a write; the scheduler puts it back.
+    .values({name: bindparam(f"b_{name}") for name in _CHANGING} | {"searchable": False})
 )
 _UPDATE_WITH_EVIDENCE = _UPDATE.values(evidence=bindparam("b_evidence"))
 # The dialects spell the clause alike, but each has a class of its own. RETURNING would tell as well what was inserted,
@@ -97,13 +98,16 @@ _SOURCE_SEEN = (
     update(_sources)
     .where(_sources.c.id == bindparam("b_id"))
     .values(
-        last_seen_at=bindparam("b_at"),
+        last_seen_at=func.coalesce(bindparam("b_at", type_=_sources.c.last_seen_at.type), _sources.c.last_seen_at),
         **{f"{one}_count": _sources.c[f"{one}_count"] + bindparam(f"b_{one}") for one in Outcome},
     )
 )
 # The row is locked already by what counts.
 _LAST_BEAT = select(_sources.c.heartbeat_at, _sources.c.heartbeat_gap).where(_sources.c.id == bindparam("b_id"))
 _BEAT = update(_sources).where(_sources.c.id == bindparam("b_id"))
+
+
+Note = Callable[[Connection], None]
 
 
 class Collision(Exception):
@@ -148,17 +152,22 @@ class Stored:
 
 
 def store(
-    engine: Engine, delivery: dict[str, Any], arrivals: Sequence[Arrival], unplaced: Sequence[Unplaced] = ()
+    engine: Engine,
+    delivery: dict[str, Any],
+    arrivals: Sequence[Arrival],
+    unplaced: Sequence[Unplaced] = (),
+    replayed: Note | None = None,
 ) -> list[Stored]:
     """Store a delivery with its alerts and return their outcomes in the order of the body.
 
-    `delivery` is a row of the table. Raises Unavailable; then nothing was stored.
+    `delivery` is a row of the table. `replayed` says that it came before: it writes who did that, in the same
+    transaction, and the delivery is no sign of life of its source. Raises Unavailable; then nothing was stored.
     """
     alone = False
     for attempt in range(ATTEMPTS):
         try:
             with engine.begin() as connection:
-                return _store(connection, delivery, arrivals, unplaced, alone)
+                return _store(connection, delivery, arrivals, unplaced, replayed, alone)
         except Overtaken:
             alone = True
         except Collision:
@@ -191,6 +200,7 @@ def _store(
     delivery: dict[str, Any],
     arrivals: Sequence[Arrival],
     unplaced: Sequence[Unplaced],
+    replayed: Note | None,
     alone: bool,
 ) -> list[Stored]:
     dialect = connection.dialect.name
@@ -210,7 +220,10 @@ def _store(
     stored = {arrival.position: _stored(results[arrival.position]) for arrival in arrivals}
     stored |= {one.position: Stored(one.outcome, None, one.reason) for one in unplaced}
     if delivery["source_id"]:
-        _note_source(connection, delivery["source_id"], at, list(stored.values()), unplaced)
+        seen_at = None if replayed else at
+        _note_source(connection, delivery["source_id"], seen_at, list(stored.values()), unplaced)
+    if replayed:
+        replayed(connection)
     return [stored[position] for position in sorted(stored)]
 
 
@@ -382,14 +395,17 @@ def _unplaced_row(one: Unplaced) -> dict[str, Any]:
 
 
 def _note_source(
-    connection: Connection, source_id: int, at: datetime, stored: Sequence[Stored], unplaced: Sequence[Unplaced]
+    connection: Connection, source_id: int, at: datetime | None, stored: Sequence[Stored], unplaced: Sequence[Unplaced]
 ) -> None:
-    """Last, and so the same for everybody: the row of the source is where its bodies queue up."""
+    """Last, and so the same for everybody: the row of the source is where its bodies queue up.
+
+    `at` None: its outcomes count, but it was not heard of.
+    """
     counts = Counter(one.outcome for one in stored)
     seen = {"b_id": source_id, "b_at": at} | {f"b_{one}": counts[one] for one in Outcome}
     connection.execute(_SOURCE_SEEN, seen)
     beats = [one.beat for one in unplaced if one.beat is not None]
-    if not beats:
+    if not beats or at is None:
         return
     before, gap = connection.execute(_LAST_BEAT, {"b_id": source_id}).one()
     gap = heartbeat.learnt(gap, before, at)
@@ -419,16 +435,26 @@ def _write_timeline(connection: Connection, tenant_id: int, at: datetime, tracks
 
 def load_locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) -> Episode | None:
     """An incident of the tenant, its row locked until the end of the transaction."""
+    return next(iter(load_all_locked(connection, tenant_id, [incident_id])), None)
+
+
+def load_all_locked(connection: Connection, tenant_id: int, incident_ids: Sequence[uuid.UUID]) -> list[Episode]:
+    """Those of the incidents that are the tenant's, locked in the order in which the door locks them."""
     statement = (
         select(_incidents.c.id, *[_incidents.c[name] for name in _STATE])
-        .where(_incidents.c.tenant_id == tenant_id, _incidents.c.id == incident_id)
+        .where(_incidents.c.tenant_id == tenant_id, _incidents.c.id.in_(incident_ids))
+        .order_by(_incidents.c.identity, _incidents.c.id)
         .with_for_update()
     )
-    row = connection.execute(statement).mappings().first()
-    return _episode(row) if row else None
+    return [_episode(row) for row in connection.execute(statement).mappings()]
+
+
+def write_tracks(connection: Connection, tenant_id: int, at: datetime, tracks: Sequence[Track]) -> None:
+    """Write the changed episodes and the timeline of tracks."""
+    write_changes(connection, [episode for track in tracks for episode in track.episodes])
+    _write_timeline(connection, tenant_id, at, tracks)
 
 
 def write_track(connection: Connection, tenant_id: int, at: datetime, track: Track) -> None:
-    """Write the changed episodes and the timeline of a track."""
-    write_changes(connection, track.episodes)
-    _write_timeline(connection, tenant_id, at, [track])
+    """The same of one."""
+    write_tracks(connection, tenant_id, at, [track])

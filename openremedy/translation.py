@@ -1,5 +1,6 @@
 """What an adapter says of a tool's own alert, and the readings that all tools need. Pure."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -38,11 +39,13 @@ class Translated:
 
     `opens`: an acknowledgement opens an incident where none is open. `expires_at`: a firing that is over at that time
     unless the tool says again that it fires; one that had expired when it came is a resolve of that time.
+    `severity_told`: whether something in the alert says how bad it is; None where the adapter does not tell.
     """
 
     alert: Alert
     opens: bool = False
     expires_at: datetime | None = None
+    severity_told: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,19 @@ class Rejected:
 
 
 Translation = Translated | Ignored | Rejected
+
+
+def as_json(one: Translation) -> dict[str, Any]:
+    """A translation for people and tests: the canonical alert and what goes with it, or why it is none."""
+    match one:
+        case Translated():
+            found: dict[str, Any] = json.loads(fit(one.alert).to_bytes())
+            found |= {"opens": True} if one.opens else {}
+            return found | ({"expires_at": one.expires_at.isoformat()} if one.expires_at else {})
+        case Ignored():
+            return {"ignored": one.reason} | ({} if one.beat is None else {"beat": one.beat})
+        case Rejected():
+            return {"rejected": one.reason}
 
 
 class Unsupported(Exception):

@@ -10,8 +10,7 @@ from openremedy.edge import Addressee
 from openremedy.extensions import limiter
 from openremedy.intake import CANONICAL, Receipt
 from openremedy.services import services
-
-SIGNATURE = "X-OpenRemedy-Signature"
+from openremedy.signing import HEADER
 
 blueprint = Blueprint("webhooks", __name__)
 
@@ -23,7 +22,7 @@ def _limit() -> str:
 @blueprint.url_value_preprocessor
 def _address(_endpoint: str | None, values: dict[str, Any] | None) -> None:
     """Before the limiter, so that what it refuses is remembered too."""
-    edge.is_for(Addressee((values or {}).get("tenant", ""), CANONICAL, kept_headers=(SIGNATURE,)))
+    edge.is_for(Addressee((values or {}).get("tenant", ""), CANONICAL, kept_headers=(HEADER,)))
 
 
 # On the blueprint and not on the view: a limit on the view would run after a before_request of the blueprint.
@@ -35,7 +34,7 @@ def post_alert(tenant: str) -> ResponseReturnValue:
     """Take one canonical alert: 202 means it is committed."""
     body = edge.read_body()
     edge.refuse_compression()
-    receipt = services().door.accept(tenant, body, request.headers.get(SIGNATURE), edge.origin())
+    receipt = services().door.accept(tenant, body, request.headers.get(HEADER), edge.origin())
     return _answer(receipt), 202
 
 

@@ -3,14 +3,18 @@
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from openremedy import registry, sources
+from openremedy import cookbook, registry, sources
 from openremedy.extensions import db
+from openremedy.models import Tenant as TenantRow
+from openremedy.recipes import RecipeSpec
 from openremedy.services import services
 
 DISK_FULL = {
@@ -105,6 +109,17 @@ class Tenant:
         """Post raw bytes with their right signature."""
         signed = {"X-OpenRemedy-Signature": sign(self.secret, body), "Content-Type": "application/json"} | headers
         return self.app.test_client().post(self.url, data=body, headers=signed)
+
+    @property
+    def id(self) -> int:
+        with self.app.app_context(), db.engine.connect().execution_options(sqlite_readonly=True) as connection:
+            found: int = connection.execute(select(TenantRow.id).where(TenantRow.slug == self.slug)).scalar_one()
+            return found
+
+    def import_recipes(self, specs: Sequence[RecipeSpec]) -> None:
+        """Add or replace recipes of this tenant."""
+        with self.app.app_context():
+            cookbook.import_recipes(db.session(), self.id, specs)
 
     def alert(self, base: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
         """Post an alert that must be stored, and return the answer."""

@@ -23,6 +23,7 @@ from openremedy import tenants
 from openremedy.app import create_app
 from openremedy.extensions import db
 from openremedy.models import Role
+from openremedy.recipes import parse
 from openremedy.services import services
 
 # With --import-mode=importlib the folder of a test is not importable by itself.
@@ -188,9 +189,9 @@ def charlie(app: Flask) -> Tenant:
 def make_tenant(app: Flask, slug: str) -> Tenant:
     with app.app_context():
         secret = tenants.create_tenant(db.session(), services().vault, slug)
-        tenants.import_recipes(db.session(), slug, tenants.parse(tenants.STARTER_RECIPES.read_text()))
-        token = tenants.create_token(db.session(), slug, Role.ADMIN, slug)
-        return Tenant(app, slug, secret, token)
+        tenant = Tenant(app, slug, secret, tenants.create_token(db.session(), slug, Role.ADMIN, slug))
+        tenant.import_recipes(parse(tenants.STARTER_RECIPES.read_text()))
+        return tenant
 
 
 # ---------------------------------------------------------------- the whole service, as processes

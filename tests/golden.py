@@ -13,10 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from openremedy.adapter import Adapter, Format, translate_entry
-from openremedy.alerts import parse_json
+from openremedy.adapter import Adapter, Format, read
 from openremedy.registry import discover
-from openremedy.translation import Ignored, Rejected, Translated, Translation, fit
+from openremedy.translation import as_json
 
 ROOT = Path(__file__).parent.parent
 EXPECTED = ".expected.json"
@@ -54,24 +53,10 @@ class Case:
 
     def translated(self) -> dict[str, Any]:
         """What the adapter makes of the body, as JSON."""
-        value = parse_json(self.body)
-        payload = self.shape.payload.load({"alerts": value} if self.shape.array else value)
-        found = [translate_entry(self.shape, entry, payload) for entry in self.shape.unwrap(payload, self.options)]
-        remark = self.shape.remark(payload)
-        return {"alerts": [as_json(one) for one in found]} | ({"remark": remark} if remark else {})
-
-
-def as_json(one: Translation) -> dict[str, Any]:
-    """A translation as the expected files have it."""
-    match one:
-        case Translated():
-            fitted = json.loads(fit(one.alert).to_bytes())
-            fitted |= {"opens": True} if one.opens else {}
-            return fitted | ({"expires_at": one.expires_at.isoformat()} if one.expires_at else {})
-        case Ignored():
-            return {"ignored": one.reason} | ({} if one.beat is None else {"beat": one.beat})
-        case Rejected():
-            return {"rejected": one.reason}
+        reading = read(self.shape, self.body, "application/json", self.options)
+        return {"alerts": [as_json(one) for one in reading.translations]} | (
+            {"remark": reading.remark} if reading.remark else {}
+        )
 
 
 def folder(adapter: Adapter) -> Path:

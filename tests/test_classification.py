@@ -14,7 +14,7 @@ from flask import Flask
 from sqlalchemy import Engine, func, select, update
 
 from cast import DISK_FULL, Tenant
-from openremedy import claims, tenants
+from openremedy import audit, claims, cookbook
 from openremedy.classification import MODEL_ATTEMPTS, Classifier, Limits
 from openremedy.classifier import BadAnswer, Model, ModelAway, estimate_tokens
 from openremedy.classifier.client import ModelClient
@@ -24,6 +24,7 @@ from openremedy.extensions import db
 from openremedy.incidents import subject_of
 from openremedy.models import CauseLease, Incident, ModelState, Recipe, TokenUsage, Verdict, now
 from openremedy.models import Tenant as TenantRow
+from openremedy.recipes import parse
 from stub_model import StubModel, good_answer
 
 ONLY_POSTGRES = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -234,13 +235,11 @@ def test_a_disabled_recipe_is_neither_offered_nor_named(app: Flask, alice: Tenan
 
 def disable(app: Flask, alice: Tenant, slug: str) -> None:
     with app.app_context():
-        specs = tenants.export_recipes(db.session(), alice.slug)
-        changed = [replace(spec, enabled=False) for spec in specs if spec.slug == slug]
-        tenants.import_recipes(db.session(), alice.slug, changed)
+        cookbook.set_enabled(db.session(), alice.id, slug, False, audit.COMMAND_LINE)
 
 
 def test_recipes_and_verdicts_of_another_tenant_are_never_used(app: Flask, alice: Tenant, charlie: Tenant) -> None:
-    add_recipe(app, charlie, "charlies-secret-disk-full")
+    add_recipe(charlie, "charlies-secret-disk-full")
     charlie.alert()
     classify(app, FakeModel({"recipe": "charlies-secret-disk-full"}))
     assert only(charlie)["verdict"]["recipe"] == "charlies-secret-disk-full"
@@ -250,18 +249,17 @@ def test_recipes_and_verdicts_of_another_tenant_are_never_used(app: Flask, alice
     assert only(alice)["verdict"]["tier"] == "model"
 
 
-def add_recipe(app: Flask, tenant: Tenant, slug: str) -> None:
+def add_recipe(tenant: Tenant, slug: str) -> None:
     recipe = {"slug": slug, "title": "Disk full once more", "when": "A disk is full", "applies_to": ["disk_full"]}
     text = json.dumps([recipe | {"risk": "low", "steps": "Look.", "tags": ["disk"]}])  # JSON is YAML
-    with app.app_context():
-        tenants.import_recipes(db.session(), tenant.slug, tenants.parse(text))
+    tenant.import_recipes(parse(text))
 
 
 def test_a_changed_catalogue_ends_reuse_and_is_offered_at_once(app: Flask, alice: Tenant) -> None:
     alice.alert()
     room = classifier(app, model := FakeModel())
     asyncio.run(room.run())
-    add_recipe(app, alice, "disk-full-once-more")
+    add_recipe(alice, "disk-full-once-more")
     alice.alert(hostname="web-02")
     asyncio.run(room.run())
     assert model.calls == 2
@@ -573,6 +571,51 @@ def test_a_tenant_may_switch_the_model_off(app: Flask, alice: Tenant, charlie: T
     assert model.calls == 1
     assert (only(alice)["verdict"]["tier"], only(alice)["verdict"]["provisional"]) == ("lexical", False)
     assert only(charlie)["verdict"]["tier"] == "model"
+
+
+def choose(app: Flask, tenant: Tenant, **values: Any) -> None:
+    write(app, update(TenantRow).where(TenantRow.slug == tenant.slug).values(values))
+
+
+def test_a_tenant_s_own_threshold_decides_what_goes_to_a_person(app: Flask, alice: Tenant, charlie: Tenant) -> None:
+    room = classifier(app, FakeModel({"confidence": 0.7}))
+    for tenant in (alice, charlie):
+        tenant.alert()
+    choose(app, alice, answer_threshold=0.8)
+    asyncio.run(room.run())
+    assert only(alice)["classification"] == "needs_human"
+    assert reasons(only(alice)) == ["confidence 0.70 is below 0.8"]
+    assert only(charlie)["classification"] == "done"
+    choose(app, alice, answer_threshold=None)
+    alice.alert(hostname="web-02", evidence={"mount": "/srv"})
+    asyncio.run(room.run())
+    assert alice.incidents()[0]["classification"] == "done", "a worker that knows the catalogue reads it anew"
+
+
+def test_a_tenant_s_own_threshold_is_that_of_the_words_too(app: Flask, alice: Tenant) -> None:
+    alice.alert()
+    classify(app)
+    sure = only(alice)["verdict"]["confidence"]
+    assert 0.5 < sure < 0.99
+    choose(app, alice, answer_threshold=sure + 0.005)
+    alice.alert(hostname="web-02")
+    classify(app)
+    assert alice.incidents()[0]["verdict"]["recipe"] is None
+
+
+@pytest.mark.parametrize(
+    ("own", "installation", "asked"),
+    [(None, 100_000, 1), (100, 100_000, 0), (100, 0, 0), (100_000, 100, 0), (0, 100, 0), (0, 0, 1), (None, 0, 1)],
+)
+@ONLY_POSTGRES
+def test_a_tenant_may_spend_less_than_the_installation_and_not_more(
+    app: Flask, alice: Tenant, own: int | None, installation: int, asked: int
+) -> None:
+    choose(app, alice, daily_tokens=own)
+    alice.alert()
+    classify(app, model := FakeModel(), llm_daily_tokens=installation)
+    assert model.calls == asked
+    assert only(alice)["verdict"]["provisional"] is not bool(asked)
 
 
 # ---------------------------------------------------------------- hostile alerts

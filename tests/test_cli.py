@@ -616,7 +616,7 @@ def test_doctor_looks_at_the_model_endpoint(make_app: Any, settings: Any) -> Non
 
 def test_sweep_counts_what_it_found(shell: Shell, app: Flask, alice: Tenant) -> None:
     alice.alert()
-    assert shell.json("sweep") == {"requeued": 0, "given_up": 0, "stale": 0, "redone": 0}
+    assert shell.json("sweep") == {"requeued": 0, "given_up": 0, "stale": 0, "redone": 0, "indexed": 0}
     with app.app_context():
         db.session.execute(
             update(Incident).values(triage="classifying", attempts=1, lease_until=now() - timedelta(seconds=1))
@@ -689,7 +689,7 @@ def test_with_json_nothing_else_reaches_standard_output(settings: Any) -> None:
     assert set(json.loads(done.stdout)) == {"id", "adapter", "url", "token"}
     # Redis is away, which the sweep logs.
     done = flask(settings, "sweep", "--json")
-    assert set(json.loads(done.stdout)) == {"requeued", "given_up", "stale", "redone"}
+    assert set(json.loads(done.stdout)) == {"requeued", "given_up", "stale", "redone", "indexed"}
 
 
 @ON_ONE

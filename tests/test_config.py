@@ -295,3 +295,67 @@ def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("OPENREMEDY_DATA_DIR", str(tmp_path))
     settings = config.load()
     assert (settings.port, settings.rate_limit, len(settings.metrics_allow)) == (8000, 60, 2)
+
+
+# ---------------------------------------------------------------- single sign-on
+
+SINGLE_SIGN_ON = {
+    "OPENREMEDY_OIDC_ISSUER": "https://login.example.com/realm/",
+    "OPENREMEDY_OIDC_CLIENT_ID": "openremedy",
+    "OPENREMEDY_OIDC_CLIENT_SECRET": "a secret of the provider",
+}
+
+
+def test_single_sign_on_is_off_until_it_is_set(load: Load) -> None:
+    settings = load()
+    assert (settings.oidc_issuer, settings.oidc_client_id, settings.oidc_client_secret) == (None, None, None)
+    assert settings.oidc_name == "single sign-on"
+
+
+def test_single_sign_on_is_read_and_its_secret_is_not_shown(load: Load, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("a secret of the provider\n")
+    environment = {name: text for name, text in SINGLE_SIGN_ON.items() if not name.endswith("SECRET")}
+    settings = load(**environment, OPENREMEDY_OIDC_CLIENT_SECRET_FILE=str(file), OPENREMEDY_OIDC_NAME="Acme")
+    assert settings.oidc_issuer == "https://login.example.com/realm/", "with its slash, as its tokens write it"
+    assert (settings.oidc_client_id, settings.oidc_name) == ("openremedy", "Acme")
+    assert settings.oidc_client_secret == "a secret of the provider"
+    assert "a secret of the provider" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", SINGLE_SIGN_ON)
+def test_single_sign_on_is_set_whole_or_not_at_all(load: Load, name: str) -> None:
+    assert name in refusal(load, **SINGLE_SIGN_ON | {name: ""})
+    others = set(SINGLE_SIGN_ON) - {name}
+    message = refusal(load, **{name: SINGLE_SIGN_ON[name]})
+    assert all(other in message for other in others)
+
+
+@pytest.mark.parametrize("issuer", ["http://localhost:9000", "http://127.0.0.1:9000/realm", "http://[::1]:9000"])
+def test_an_issuer_on_this_machine_needs_no_certificate(load: Load, issuer: str) -> None:
+    assert load(**SINGLE_SIGN_ON | {"OPENREMEDY_OIDC_ISSUER": issuer}).oidc_issuer == issuer
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "http://login.example.com",
+        "http://localhost.example.com",
+        "http://10.0.0.1",
+        "login.example.com",
+        "https://user:pw@login.example.com",
+        "https://user@login.example.com",
+        "https://login.example.com/?tenant=1",
+        "https://login.example.com/#realm",
+        "https://login.example.com/a realm",
+        f"https://login.example.com/{'a' * 255}",
+    ],
+)
+def test_an_issuer_that_cannot_be_one_is_refused(load: Load, issuer: str) -> None:
+    message = refusal(load, **SINGLE_SIGN_ON | {"OPENREMEDY_OIDC_ISSUER": issuer})
+    assert message.startswith("OPENREMEDY_OIDC_ISSUER must look like https://")
+    assert "pw" not in message
+
+
+def test_what_the_button_says_is_short(load: Load) -> None:
+    assert "60" in refusal(load, **SINGLE_SIGN_ON, OPENREMEDY_OIDC_NAME="a" * 61)

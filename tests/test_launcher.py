@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from cryptography.fernet import Fernet
 
 from services import children, free_port, until
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = re.compile(r"DATABASE_URL|REDIS_URL|SECRET_KEY|ENCRYPTION_KEYS|OPENAI_.*|OPENREMEDY_.*|FLASK_.*")
+OURS = re.compile(
+    r"DISPLAY|WAYLAND_DISPLAY|BROWSER|DATABASE_URL|REDIS_URL|SECRET_KEY|ENCRYPTION_KEYS|OPENAI_.*|OPENREMEDY_.*|FLASK_.*"
+)
 PROGRAMS = {
     "redis": "valkey-server",
     "worker": "flask --app wsgi worker",
@@ -30,12 +35,12 @@ PROGRAMS = {
 class Launcher:
     """One `python -m openremedy.launcher`, and what it has printed so far."""
 
-    def __init__(self, data_dir: Path, port: int, **settings: str) -> None:
+    def __init__(self, data_dir: Path, port: int, *options: str, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not OURS.fullmatch(name)}
         environment |= {"OPENREMEDY_DATA_DIR": str(data_dir), "OPENREMEDY_PORT": str(port), **settings}
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "openremedy.launcher"],
+            [sys.executable, "-m", "openremedy.launcher", *options],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -130,8 +135,8 @@ def start(tmp_path: Path) -> Iterator[Any]:
     port = free_port()
     started: list[Launcher] = []
 
-    def starter(**settings: str) -> Launcher:
-        started.append(Launcher(tmp_path / "data", port, **settings))
+    def starter(*options: str, **settings: str) -> Launcher:
+        started.append(Launcher(tmp_path / "data", port, *options, **settings))
         return started[-1]
 
     yield starter
@@ -202,3 +207,48 @@ def test_a_second_start_in_the_same_data_folder_is_refused(tmp_path: Path) -> No
         assert launcher.ended() == 2
     assert launcher.output.count("\n") == 1
     assert "already runs" in launcher.output
+
+
+# ---------------------------------------------------------------- make demo
+
+
+@pytest.mark.slow
+def test_a_demo_is_filled_once_says_who_can_sign_in_and_opens_a_browser(start: Any, tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    browser.chmod(0o755)
+    screen = {"DISPLAY": ":99", "BROWSER": f"{browser} %s &"}
+
+    launcher = start("--demo", **screen).wait_until_ready()
+    url = re.search(r"Open (\S+/t/demo/) and sign in", launcher.output)
+    assert url, launcher.output
+    assert "my-company" not in launcher.output
+    password = re.search(r"ada@example.com +admin +(\S+)", launcher.output)
+    assert password
+    until(opened.exists, "the browser")
+    assert opened.read_text() == f"{url[1]}\n"
+    with requests.Session() as session:
+        page = session.get(url[1], timeout=20)
+        token = re.search(r'name="csrf_token" value="([^"]+)"', page.text)
+        assert token, page.text
+        form = {"csrf_token": token[1], "email": "ada@example.com", "password": password[1]}
+        # Not to the page that asked: wherever the form was, it is sent to the sign-in.
+        session.post(url[1].replace("/t/demo/", "/sign-in"), data=form, timeout=20)
+        assert session.get(url[1], timeout=20).url == url[1]
+    assert launcher.interrupt() == 0
+
+    launcher = start("--demo").wait_until_ready()
+    assert url[1] in launcher.output
+    assert password[1] not in launcher.output
+    assert "The passwords were shown at the first start." in launcher.output
+    assert opened.read_text() == f"{url[1]}\n", "no screen, no browser"
+    assert launcher.interrupt() == 0
+
+
+def test_a_demo_does_not_go_into_a_database_of_somebody(tmp_path: Path) -> None:
+    settings = {"SECRET_KEY": secrets.token_urlsafe(48), "ENCRYPTION_KEYS": Fernet.generate_key().decode()}
+    launcher = Launcher(tmp_path, free_port(), "--demo", DATABASE_URL="postgresql://127.0.0.1/none", **settings)
+    assert launcher.ended() == 2
+    assert launcher.output.count("\n") == 1
+    assert "unset DATABASE_URL" in launcher.output

@@ -26,6 +26,7 @@ from openremedy.models import (
     TimelineEntry,
     Verdict,
 )
+from openremedy.recipes import parse
 from openremedy.services import services
 
 SECRETLY = "alices-secret-host"
@@ -86,10 +87,7 @@ def hers(alice: Tenant, app: Flask) -> Things:
     alice.send(b"{")
     with app.app_context():
         services().tally.flush()
-        spec = """
-        - {slug: only-alices, title: Only of Alice, when: never, risk: low, steps: none}
-        """
-        tenants.import_recipes(db.session(), "alice", tenants.parse(spec))
+    alice.import_recipes(parse("- {slug: only-alices, title: Only of Alice, when: never, risk: low, steps: none}"))
     source = alice.source("grafana", signing_secret=f"{SECRETLY}-signing")
     (secret,) = alice.get(f"/sources/{source.id}")["signing_secrets"]
     return Things(receipt["incident_id"], receipt["delivery_id"], "only-alices", str(source.id), secret["id"])
@@ -209,9 +207,8 @@ def test_the_same_alert_in_two_tenants_is_two_incidents(alice: Tenant, charlie: 
 
 def test_one_slug_in_two_tenants_is_each_ones_own_recipe(alice: Tenant, charlie: Tenant, app: Flask) -> None:
     spec = "- {slug: same, title: Of %s, when: never, risk: low, steps: %s steps, enabled: %s}"
-    with app.app_context():
-        for slug, enabled in (("alice", "false"), ("charlie", "true")):
-            tenants.import_recipes(db.session(), slug, tenants.parse(spec % (slug, slug, enabled)))
+    for tenant, enabled in ((alice, "false"), (charlie, "true")):
+        tenant.import_recipes(parse(spec % (tenant.slug, tenant.slug, enabled)))
     assert alice.get("/recipes/same")["steps"] == "alice steps"
     assert charlie.get("/recipes/same")["steps"] == "charlie steps"
     said = {"answer": "correct", "recipe": "same"}
@@ -221,10 +218,8 @@ def test_one_slug_in_two_tenants_is_each_ones_own_recipe(alice: Tenant, charlie:
     assert refused.status_code == 422, "hers is disabled, and his does not count"
 
 
-def test_an_import_into_one_tenant_leaves_the_others_recipes_alone(alice: Tenant, charlie: Tenant, app: Flask) -> None:
+def test_an_import_into_one_tenant_leaves_the_others_recipes_alone(alice: Tenant, charlie: Tenant) -> None:
     before = charlie.get("/recipes/disk-full")
-    spec = "- {slug: disk-full, title: Changed, when: never, risk: low, steps: none}"
-    with app.app_context():
-        tenants.import_recipes(db.session(), alice.slug, tenants.parse(spec))
+    alice.import_recipes(parse("- {slug: disk-full, title: Changed, when: never, risk: low, steps: none}"))
     assert alice.get("/recipes/disk-full")["title"] == "Changed"
     assert charlie.get("/recipes/disk-full") == before

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from adapters.alertmanager.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     THINGS_OF,
     UNKNOWN_HOST,
@@ -76,7 +77,9 @@ def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
         return Ignored("Heartbeat of this source, not an incident.", beat=not resolved)
     status = AlertStatus.RESOLVED if resolved else AlertStatus.FIRING
     moment = time_of(entry["endsAt"] if resolved else entry["startsAt"])
-    return Translated(_alert(entry, status, moment, count_of(payload["truncatedAlerts"])))
+    severity = _severity(entry["labels"])
+    alert = _alert(entry, status, severity, moment, count_of(payload["truncatedAlerts"]))
+    return Translated(alert, severity_told=severity is not None)
 
 
 def translate_prometheus(entry: dict[str, Any], _payload: dict[str, Any]) -> Translation:
@@ -84,17 +87,21 @@ def translate_prometheus(entry: dict[str, Any], _payload: dict[str, Any]) -> Tra
     ends = time_of(entry["endsAt"])
     if is_heartbeat(entry["labels"].get("alertname", "")):
         return Ignored("Heartbeat of this source, not an incident.", beat=True, expires_at=ends)
-    return Translated(_alert(entry, AlertStatus.FIRING, time_of(entry["startsAt"]), 0), expires_at=ends)
+    severity = _severity(entry["labels"])
+    alert = _alert(entry, AlertStatus.FIRING, severity, time_of(entry["startsAt"]), 0)
+    return Translated(alert, expires_at=ends, severity_told=severity is not None)
 
 
-def _alert(entry: Mapping[str, Any], status: AlertStatus, moment: datetime | None, truncated: int) -> Alert:
+def _alert(
+    entry: Mapping[str, Any], status: AlertStatus, severity: Severity | None, moment: datetime | None, truncated: int
+) -> Alert:
     labels = entry["labels"]
     expression = _expression(entry["generatorURL"])
     incident_type = _incident_type(labels, entry["annotations"], expression)
     return Alert(
         hostname=_hostname(labels, entry["annotations"]),
         incident_type=incident_type,
-        severity=_severity(labels),
+        severity=severity or Severity.MEDIUM,
         evidence=_evidence(entry, expression, incident_type, truncated),
         status=status,
         dedup_key=entry["fingerprint"] or fingerprint(labels),
@@ -120,12 +127,12 @@ def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
     return first_host(named) or UNKNOWN_HOST
 
 
-def _severity(labels: Mapping[str, str]) -> Severity:
+def _severity(labels: Mapping[str, str]) -> Severity | None:
     # A number by itself is a rank: `priority: 1` is P1.
     known = (
         severity_of(labels[name]) or severity_of(f"{name}:{labels[name]}") for name in SEVERITY_LABELS if name in labels
     )
-    return next((severity for severity in known if severity), Severity.MEDIUM)
+    return next((severity for severity in known if severity), None)
 
 
 def _evidence(entry: Mapping[str, Any], expression: str, incident_type: IncidentType, truncated: int) -> dict[str, Any]:
@@ -181,4 +188,7 @@ adapter = Adapter(
             array=True,
         ),
     ),
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 from marshmallow import pre_load
 
+from adapters.datadog.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     UNKNOWN_HOST,
     Adapter,
@@ -298,7 +299,7 @@ def translate(event: dict[str, Any], _payload: dict[str, Any]) -> Translation:
         dedup_key=_key(reading),
         occurred_at=_occurred_at(event),
     )
-    return Translated(alert)
+    return Translated(alert, severity_told=_said_severity(reading) is not None)
 
 
 def _status(reading: Reading) -> AlertStatus:
@@ -333,8 +334,12 @@ def _key(reading: Reading) -> str:
 
 
 def _severity(reading: Reading) -> Severity:
-    severity = _monitors_severity(reading) or ALERT_TYPES.get(reading.event["alert_type"].lower(), Severity.MEDIUM)
+    severity = _said_severity(reading) or Severity.MEDIUM
     return STEP_DOWN.get(severity, severity) if "warn" in reading.transition.lower() else severity
+
+
+def _said_severity(reading: Reading) -> Severity | None:
+    return _monitors_severity(reading) or ALERT_TYPES.get(reading.event["alert_type"].lower())
 
 
 def _monitors_severity(reading: Reading) -> Severity | None:
@@ -462,4 +467,7 @@ adapter = Adapter(
     # Datadog sends again after a 5xx only: https://docs.datadoghq.com/integrations/webhooks/#usage
     retries_429=False,
     formats=(Format(payload=Event(), translate=translate, unwrap=unwrap, advice=ADVICE, form=True),),
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

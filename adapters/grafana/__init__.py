@@ -13,6 +13,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validates_schema
 
+from adapters.grafana.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     THINGS_OF,
     UNKNOWN_HOST,
@@ -136,7 +137,7 @@ def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
     key = entry["fingerprint"] or fingerprint(entry["labels"] or entry["annotations"])
     more = {"org_id": org, "truncated_alerts": count_of(payload["truncated"])}
     measured = _measured(entry["value_string"])
-    return Translated(_alert(entry, status, f"{org}:{key}" if org else key, measured, more))
+    return _translated(_alert(entry, status, f"{org}:{key}" if org else key, measured, more), entry)
 
 
 def _legacy(payload: Mapping[str, Any]) -> Translation:
@@ -155,7 +156,11 @@ def _legacy(payload: Mapping[str, Any]) -> Translation:
     status = STATUSES.get(entry["status"], AlertStatus.FIRING)
     key = f"legacy:{payload['org_id']}:{payload['rule_id'] or payload['rule_name']}"
     more = {"org_id": payload["org_id"], "eval_matches": matches if isinstance(matches, list) else None}
-    return Translated(_alert(entry, status, key, _matched(matches), more))
+    return _translated(_alert(entry, status, key, _matched(matches), more), entry)
+
+
+def _translated(alert: Alert, entry: Mapping[str, Any]) -> Translated:
+    return Translated(alert, severity_told=_severity(_lower(entry["labels"]), _lower(entry["annotations"])) is not None)
 
 
 def _is_test(entry: Mapping[str, Any]) -> bool:
@@ -185,7 +190,7 @@ def _alert(entry: Mapping[str, Any], status: AlertStatus, key: str, measured: Na
     return Alert(
         hostname=_hostname(labels, annotations, measured),
         incident_type=incident_type,
-        severity=_severity(labels, annotations),
+        severity=_severity(labels, annotations) or Severity.MEDIUM,
         evidence={name: value for name, value in evidence.items() if value},
         status=status,
         dedup_key=key,
@@ -284,14 +289,14 @@ def _incident_type(labels: Names, annotations: Names, value_string: str) -> Inci
     return said or incident_type_of(labels.get("alertname", ""), expression)
 
 
-def _severity(labels: Names, annotations: Names) -> Severity:
+def _severity(labels: Names, annotations: Names) -> Severity | None:
     for said in (labels, annotations):
         for name in SEVERITY_NAMES:
             word = said.get(name, "")
             # A number by itself is a rank: `priority: 1` is P1.
             if found := severity_of(word) or severity_of(f"{name}:{word}"):
                 return found
-    return Severity.MEDIUM
+    return None
 
 
 def _hostname(labels: Names, annotations: Names, measured: Names) -> str:
@@ -366,4 +371,7 @@ adapter = Adapter(
     verify=verify,
     kept_headers=(SIGNATURE,),
     options=Options(),
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

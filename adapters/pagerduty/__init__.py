@@ -24,6 +24,7 @@ from adapters.pagerduty.details import (
 )
 from adapters.pagerduty.enrichment import BASES, alerts_of_incident
 from adapters.pagerduty.legacy import as_event, is_v1
+from adapters.pagerduty.setup import SETUP, SUMMARY, sample
 from openremedy.adapter import (
     UNKNOWN_HOST,
     Adapter,
@@ -195,16 +196,17 @@ def _note(event: Mapping[str, Any]) -> Translation:
 def _incident(event: Mapping[str, Any], incident: dict[str, Any], status: AlertStatus) -> Translation:
     hostname, source = _host(incident)
     merged = _merged(incident) if status is AlertStatus.RESOLVED else {}
+    severity = _severity(incident)
     alert = Alert(
         hostname=hostname,
         incident_type=_incident_type(incident),
-        severity=_severity(incident),
+        severity=severity or Severity.MEDIUM,
         evidence=_evidence(event, incident) | {"hostname_source": source} | merged,
         status=status,
         dedup_key=_key(incident),
         occurred_at=time_of(event["occurred_at"]),
     )
-    return Translated(alert, opens=status is AlertStatus.ACKNOWLEDGED)
+    return Translated(alert, opens=status is AlertStatus.ACKNOWLEDGED, severity_told=severity is not None)
 
 
 def _key(incident: dict[str, Any]) -> str | None:
@@ -232,10 +234,9 @@ def _incident_type(incident: dict[str, Any]) -> IncidentType:
     return next(filter(None, map(named_type, said)), None) or incident_type_of(text_in(incident, *TITLE))
 
 
-def _severity(incident: dict[str, Any]) -> Severity:
+def _severity(incident: dict[str, Any]) -> Severity | None:
     """As the priority says; the urgency only tells how loudly PagerDuty rings."""
-    by_urgency = URGENCIES.get(text_in(incident, "urgency").lower(), Severity.MEDIUM)
-    return severity_of(summary_of(incident.get("priority"))) or by_urgency
+    return severity_of(summary_of(incident.get("priority"))) or URGENCIES.get(text_in(incident, "urgency").lower())
 
 
 def _merged(incident: dict[str, Any]) -> dict[str, Any]:
@@ -287,4 +288,7 @@ adapter = Adapter(
     kept_headers=(SIGNATURE, "X-Webhook-Id", "X-Webhook-Subscription"),
     options=Options(),
     enrichment=alerts_of_incident,
+    summary=SUMMARY,
+    setup=SETUP,
+    sample=sample,
 )

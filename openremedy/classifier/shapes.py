@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ANSWER_THRESHOLD = 0.5  # the confidence at which a recipe is an answer
+
 
 @dataclass(frozen=True)
 class Subject:

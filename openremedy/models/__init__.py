@@ -1,6 +1,7 @@
 """What we keep."""
 
-from openremedy.models.base import Base, now, table
+from openremedy.clock import as_if_at, now
+from openremedy.models.base import Base, table
 from openremedy.models.incident import (
     AlertRecord,
     CauseLease,
@@ -67,6 +68,7 @@ __all__ = [
     "User",
     "Verdict",
     "WebhookSecret",
+    "as_if_at",
     "now",
     "table",
 ]

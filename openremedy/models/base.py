@@ -19,11 +19,6 @@ NAMING = {
 }
 
 
-def now() -> datetime:
-    """The present moment, aware, in UTC."""
-    return datetime.now(UTC)
-
-
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware time in UTC on every database; SQLite alone would give back a naive one."""
 

@@ -8,13 +8,30 @@ from typing import Any
 from flask import Flask, Response, current_app, g, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
-from sqlalchemy import func, select
 
 from openremedy import __version__, people
+from openremedy import review as waiting
 from openremedy.errors import Problem
 from openremedy.extensions import db
-from openremedy.models import Incident, Triage
-from openremedy.ui import access, overview, sign_in, words  # noqa: F401 - importing them mounts their pages
+from openremedy.services import services
+from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
+    access,
+    admin,
+    audit_log,
+    deliveries,
+    incident_list,
+    incidents,
+    members,
+    oidc,
+    overview,
+    recipes,
+    review,
+    settings,
+    sign_in,
+    sources,
+    tryout,
+    words,
+)
 from openremedy.ui.access import Ended, SignInFirst, blueprint
 from openremedy.ui.forms import errors_of, new_form_id
 
@@ -57,8 +74,15 @@ def _common() -> dict[str, Any]:
         "here": g.get("here"),
         "places": _places,
         "review_count": _review_count,
+        "single_sign_on": _single_sign_on(),
         "has": lambda endpoint: endpoint in current_app.view_functions,
     }
+
+
+def _single_sign_on() -> str | None:
+    """What its button says, where there is one."""
+    chosen = services().settings
+    return chosen.oidc_name if chosen.oidc_issuer else None
 
 
 def _places() -> list[people.Place]:
@@ -68,10 +92,7 @@ def _places() -> list[people.Place]:
 
 def _review_count() -> int:
     """How many open incidents wait for a person."""
-    waiting = select(func.count()).where(
-        Incident.tenant_id == g.here.id, Incident.triage == Triage.NEEDS_HUMAN, Incident.status != "resolved"
-    )
-    return db.session.scalar(waiting) or 0
+    return waiting.count(db.session(), g.here.id)
 
 
 @cache
@@ -124,7 +145,7 @@ def error_page(problem: Problem) -> ResponseReturnValue:
     if isinstance(problem, SignInFirst):
         return access.to_sign_in()
     if isinstance(problem, Ended):
-        return _page(sign_in.sign_in_page(problem))
+        return _page(sign_in.ended_page(problem))
     return _page((render_template("ui/error.html", problem=problem), problem.status, problem.headers))
 
 

@@ -42,7 +42,7 @@ class Visitor:
     @property
     def actor(self) -> Actor:
         """As the audit log and the timeline name them."""
-        return Actor(self.email, client_key(), g.request_id)
+        return Actor(self.email, client_key(), g.request_id, self.superadmin)
 
 
 @dataclass(frozen=True)

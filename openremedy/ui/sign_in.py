@@ -11,6 +11,7 @@ from openremedy.errors import Forbidden, NotFound, Problem, RateLimited
 from openremedy.extensions import db, limiter
 from openremedy.models import Link, LinkPurpose, Tenant
 from openremedy.people import Browser
+from openremedy.services import services
 from openremedy.ui import access
 from openremedy.ui.access import TOKEN, anyone, signed_in
 
@@ -56,6 +57,14 @@ def charge_password(email: str) -> None:
         db.session.rollback()
 
 
+def charge_address() -> None:
+    """Count one more who comes back from the identity provider, with the passwords. Raises RateLimited."""
+    try:
+        _charge_address()
+    except RateLimitExceeded as error:
+        raise RateLimited("Too many sign-ins were tried. Wait a quarter of an hour, then try again.") from error
+
+
 # ---------------------------------------------------------------- in and out
 
 
@@ -77,14 +86,17 @@ def sign_in() -> ResponseReturnValue:
     return sign_in_page()
 
 
-def sign_in_page(problem: Problem | None = None) -> ResponseReturnValue:
-    """The form, with what was wrong."""
-    # Shown in place of a page whose reader's sign-in has ended, it leads back there.
-    elsewhere = request.full_path.rstrip("?") if request.method == "GET" and problem else None
+def ended_page(problem: Problem) -> ResponseReturnValue:
+    """The form in place of a page whose reader's sign-in has ended: it leads back there."""
+    return sign_in_page(problem, request.full_path.rstrip("?") if request.method == "GET" else None)
+
+
+def sign_in_page(problem: Problem | None = None, following: str | None = None) -> ResponseReturnValue:
+    """The form, with what was wrong, and where to go afterwards."""
     page = render_template(
         "ui/sign_in.html",
         problem=problem,
-        next=access.own_path(request.values.get("next") or elsewhere),
+        next=access.own_path(request.values.get("next") or following),
         email=request.form.get("email", "")[:254],
         anybody=people.anybody(db.session()),
     )
@@ -100,12 +112,11 @@ def do_sign_in() -> ResponseReturnValue:
         token = people.sign_in(db.session(), email, password, browser(), actor_named(email.strip().lower()[:254]))
     except Problem as problem:
         return sign_in_page(problem)
-    return let_in(token)
+    return let_in(token, access.own_path(request.values.get("next")))
 
 
-def let_in(token: str) -> ResponseReturnValue:
+def let_in(token: str, following: str | None = None) -> ResponseReturnValue:
     """Go on as somebody who is signed in. Nothing of the session before stays, so none can be planted."""
-    following = access.own_path(request.values.get("next"))
     session.clear()
     session[TOKEN] = token
     session.permanent = True
@@ -226,11 +237,20 @@ def sign_out_others() -> ResponseReturnValue:
 
 
 def check_again(password: str) -> None:
-    """Take the visitor's password once more, before a secret is shown. Raises RateLimited, Forbidden."""
-    if not g.visitor.has_password and g.visitor.confirmed:
-        return  # has just come back from the identity provider
+    """Take the visitor's password once more, before a secret is shown. Raises RateLimited, Forbidden.
+
+    Who has none comes back from the identity provider instead: `ui.password_again` offers the way.
+    """
+    if not g.visitor.has_password:
+        return _check_shown()
     charge_password(g.visitor.email)
     user = people.get_user(db.session(), str(g.visitor.user_id))
     if not people.check_password(user, password):
         raise Forbidden("This is not your password.")
     db.session.rollback()
+    return None
+
+
+def _check_shown() -> None:
+    if not g.visitor.confirmed:
+        raise Forbidden(f"Sign in again with {services().settings.oidc_name} first; that counts for ten minutes.")

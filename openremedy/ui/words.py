@@ -1,7 +1,7 @@
 """How pages write times, numbers and the words of the service."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from flask import Flask
 from markupsafe import Markup
 
+from openremedy import markdown
 from openremedy.models import now
 
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -18,6 +19,8 @@ def register(app: Flask) -> None:
     """Give the templates these words."""
     for word in (ago, at, duration, number, plural, spoken, percent, size, safe_url, moment):
         app.jinja_env.filters[word.__name__] = word
+    app.jinja_env.filters["markdown"] = markdown.render
+    app.jinja_env.globals["pairs"] = pairs
 
 
 def moment(value: Any) -> datetime | None:
@@ -106,6 +109,11 @@ _SPOKEN: Mapping[str, str] = {
 def spoken(word: Any) -> str:
     """A word of the service as people say it: `disk_full` is `disk full`."""
     return _SPOKEN.get(str(word), str(word).replace("_", " "))
+
+
+def pairs(words: Iterable[Any]) -> list[tuple[str, str]]:
+    """Words as the choices of a field."""
+    return [(str(word), spoken(word)) for word in words]
 
 
 def safe_url(text: Any) -> str | None:
