@@ -50,7 +50,7 @@ from ui_routes import (
     Page,
     mark,
 )
-from ui_world import World, address, expected, fill_in, may
+from ui_world import World, address, expected, fill_in, may, url_of
 
 PAGES = sorted(name for name, route in ROUTES.items() if isinstance(route, Page))
 FORMS = sorted(name for name, route in ROUTES.items() if isinstance(route, Form))
@@ -166,7 +166,7 @@ def test_a_method_that_a_route_does_not_have_is_refused_and_changes_nothing(worl
         allowed = set().union(*(other.methods or set() for other in siblings))
         for method in set(METHODS) - allowed:
             for name in (NOBODY, SUPERADMIN):
-                answer = world.open(name, method, world.url(rule, world.cast.things[ADMIN]))
+                answer = world.open(name, method, url_of(rule, world.cast.things[ADMIN]))
                 assert answer.status_code == 405, (method, name)
     assert world.rows() == before
 
@@ -195,8 +195,8 @@ def test_what_is_alices_is_for_charlie_what_does_not_exist(world: World, endpoin
             if mine["tenant_slug"] == his["tenant_slug"] and rule.arguments == {"tenant_slug"}:
                 continue
             method, route = ("GET" if endpoint in PAGES else "POST"), ROUTES[endpoint]
-            real = world.open(OUTSIDER, method, world.url(rule, mine), world.fields(route, mine))
-            other = world.open(OUTSIDER, method, world.url(rule, unreal), world.fields(route, unreal))
+            real = world.open(OUTSIDER, method, url_of(rule, mine), world.fields(route, mine))
+            other = world.open(OUTSIDER, method, url_of(rule, unreal), world.fields(route, unreal))
             assert real.status_code == other.status_code == 404, real.text[-1500:]
             assert without_id(real) == without_id(other)
             assert mark(ADMIN) not in real.text
@@ -224,7 +224,7 @@ def test_ids_of_alices_in_charlies_forms_and_queries_change_and_show_nothing_of_
     route, method = ROUTES[endpoint], "GET" if endpoint in PAGES else "POST"
     asked = {name: fill_in(text, hers) for name, text in route.query.items()}
     for rule in world.rules(endpoint):
-        url = world.url(rule, his, query=False)
+        url = url_of(rule, his, query=False)
         for fields, query in (
             (planted | world.fields(route, hers), {}),
             (world.fields(route, his) | planted, planted),
@@ -341,7 +341,7 @@ def test_without_a_credential_exactly_the_public_routes_answer(world: World) -> 
         if "GET" not in (rule.methods or set()):
             continue
         route = ROUTES.get(rule.endpoint)
-        url = world.url(rule, world.cast.things[ADMIN]) if route or rule.endpoint == "ui.static" else rule.rule
+        url = url_of(rule, world.cast.things[ADMIN]) if route or rule.endpoint == "ui.static" else rule.rule
         if world.open(NOBODY, "GET", url).status_code < 300:
             opened.add(rule.endpoint)
     assert opened == PUBLIC | {rule.endpoint for rule in world.app.url_map.iter_rules() if ("GET", rule.rule) in OPEN}
@@ -710,7 +710,7 @@ def test_no_query_breaks_a_page(any_world: World, endpoint: str, asked: set[str]
     queries += [f"{one}=1&{one}=2&{one}=%00" for one in names] + MORE_NONSENSE
     queries += ["&".join(f"{one}={value}" for one in names) for value in NONSENSE]
     for rule in world.rules(endpoint):
-        url = world.url(rule, world.cast.things[ADMIN], query=False)
+        url = url_of(rule, world.cast.things[ADMIN], query=False)
         for query in queries:
             answer = world.open(name, "GET", f"{url}?{query}")
             assert answer.status_code < 500, query[:300]
@@ -736,7 +736,7 @@ def test_no_field_breaks_a_form(any_world: World, endpoint: str, asked: set[str]
     things, route = world.cast.things[ADMIN], ROUTES[endpoint]
     names = names_of(world, endpoint, asked)
     for rule in world.rules(endpoint):
-        url = world.url(rule, things)
+        url = url_of(rule, things)
         for one in names:
             for value in NONSENSE:
                 fields = {key: quote(text) for key, text in world.fields(route, things).items()} | {one: value}
@@ -762,7 +762,7 @@ def test_no_kind_of_body_breaks_a_form(any_world: World) -> None:
     for endpoint in FORMS:
         name = who_may(endpoint)
         for rule in any_world.rules(endpoint):
-            url = any_world.url(rule, any_world.cast.things[ADMIN])
+            url = url_of(rule, any_world.cast.things[ADMIN])
             for kind in (
                 "application/json",
                 "multipart/form-data; boundary=x",

@@ -181,14 +181,6 @@ class World:
         """The URLs of an endpoint."""
         return list(self.app.url_map.iter_rules(endpoint))
 
-    def url(self, rule: Rule, things: Mapping[str, str], *, query: bool = True) -> str:
-        """The URL of a rule with these things in it."""
-        route = ROUTES.get(rule.endpoint, Page())
-        values = {name: fill_in(route.values.get(name, f"{{{name}}}"), things) for name in rule.arguments}
-        path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: quote(values[found[1]], safe=""), rule.rule)
-        asked = urlencode({name: fill_in(text, things) for name, text in route.query.items()})
-        return f"{path}?{asked}" if asked and query else path
-
     def fields(self, route: Route, things: Mapping[str, str]) -> dict[str, str]:
         """The filled-in form of a route, with a number of its own."""
         if not isinstance(route, Form):
@@ -201,7 +193,16 @@ class World:
         things = things or self.cast.things[ADMIN]
         method = "GET" if isinstance(route, Page) else "POST"
         fields = self.fields(route, things)
-        return [self.open(name, method, self.url(rule, things), fields, **how) for rule in self.rules(endpoint)]
+        return [self.open(name, method, url_of(rule, things), fields, **how) for rule in self.rules(endpoint)]
+
+
+def url_of(rule: Rule, things: Mapping[str, str], *, query: bool = True) -> str:
+    """The URL of a rule with these things in it."""
+    route = ROUTES.get(rule.endpoint, Page())
+    values = {name: fill_in(route.values.get(name, f"{{{name}}}"), things) for name in rule.arguments}
+    path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: quote(values[found[1]], safe=""), rule.rule)
+    asked = urlencode({name: fill_in(text, things) for name, text in route.query.items()})
+    return f"{path}?{asked}" if asked and query else path
 
 
 def fill_in(text: str, things: Mapping[str, str]) -> str:
