@@ -31,12 +31,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import services as servers  # noqa: E402
 from config import load  # noqa: E402
-from openremedy import incidents, overview, search, tenants  # noqa: E402
+from openremedy import cookbook, incidents, overview, search, tenants  # noqa: E402
 from openremedy.alerts import compact  # noqa: E402
 from openremedy.app import create_app  # noqa: E402
 from openremedy.extensions import db  # noqa: E402
 from openremedy.incidents import Filters, Sort  # noqa: E402
 from openremedy.models import Recipe, Source, Tenant  # noqa: E402
+from openremedy.recipes import parse  # noqa: E402
 from openremedy.services import services  # noqa: E402
 
 LIMIT_MS = 150
@@ -292,7 +293,8 @@ def filled(app: Flask, url: str, count: int) -> None:
         flask_migrate.upgrade(str(ROOT / "migrations"))
         for slug in TENANTS:
             tenants.create_tenant(db.session(), services().vault, slug)
-            tenants.import_recipes(db.session(), slug, tenants.parse(tenants.STARTER_RECIPES.read_text()))
+            tenant_id = tenants.find_tenant(db.session(), slug).id
+            cookbook.import_recipes(db.session(), tenant_id, parse(tenants.STARTER_RECIPES.read_text()))
         db.session.remove()
     with psycopg.connect(url, autocommit=True) as connection:
         words = connection.execute("SELECT pg_get_indexdef('ix_incidents_words'::regclass)").fetchone()

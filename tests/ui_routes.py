@@ -21,6 +21,7 @@ from openremedy import people, tenants
 from openremedy.audit import COMMAND_LINE
 from openremedy.extensions import db
 from openremedy.models import Base, LinkPurpose, Membership, Role, SourceSecret, User
+from openremedy.recipes import parse
 from openremedy.services import services
 
 NOBODY, VIEWER, RESPONDER, ADMIN, SUPERADMIN, OUTSIDER = "nobody", "vera", "bob", "alice", "sam", "charlie"
@@ -55,6 +56,8 @@ class Form(Route):
     changes_nothing: bool = False  # a try, a preview: a POST for its size or its secret alone
 
 
+RECIPE = {"title": "A title", "when": "never", "risk": "low", "steps": "none", "enabled": "true"}
+
 ROUTES: dict[str, Page | Form] = {
     # Signing in and one's own account
     "ui.sign_in": Page(status_of=dict.fromkeys((VIEWER, RESPONDER, ADMIN, SUPERADMIN, OUTSIDER), 302)),
@@ -68,6 +71,96 @@ ROUTES: dict[str, Page | Form] = {
     "ui.sign_out_others": Form(),
     # A tenant
     "ui.overview": Page(),
+    "ui.overview_live": Page(not_a_page="a part of the overview"),
+    "ui.incidents": Page(query={"status": "any", "q": "var"}),
+    "ui.incidents_live": Page(query={"ids": "{incident_id}"}, not_a_page="a part of the list"),
+    "ui.act_on_incidents": Form(fields={"action": "acknowledge", "id": "{incident_id}"}),
+    "ui.incident": Page(),
+    "ui.incident_verdict": Page(not_a_page="a part of the incident"),
+    "ui.incident_changes": Page(not_a_page="a part of the incident"),
+    "ui.incident_evidence": Page(not_a_page="a download"),
+    "ui.acknowledge_incident": Form(),
+    "ui.resolve_incident": Form(),
+    "ui.reclassify_incident": Form(),
+    "ui.answer_incident": Form(fields={"answer": "correct", "recipe": "{slug}"}),
+    "ui.review": Page(),
+    # Recipes
+    "ui.recipes": Page(),
+    "ui.recipe": Page(),
+    "ui.recipe_version": Page(values={"version": "1"}),
+    "ui.new_recipe": Page(),
+    "ui.add_recipe": Form(fields=RECIPE | {"slug": "a-new-one"}),
+    "ui.edit_recipe": Page(),
+    "ui.save_recipe": Form(fields=RECIPE | {"version": "1"}),
+    "ui.preview_recipe": Form(status=200, fields={"steps": "## Look"}, changes_nothing=True),
+    "ui.try_recipe": Form(status=503, fields=RECIPE | {"slug": "a-new-one"}, changes_nothing=True),  # no Redis here
+    "ui.tryout": Page(status=404, values={"job_id": "0" * 32}, not_a_page="a part of the editor, and of one job"),
+    "ui.enable_recipe": Form(fields={"enabled": "false"}),
+    "ui.delete_recipe": Form(fields={"version": "1"}),
+    "ui.restore_recipe": Form(fields={"version": "1"}, values={"version": "1"}),
+    "ui.export_recipes": Page(not_a_page="a download"),
+    "ui.add_starter_recipes": Form(),
+    "ui.import_form": Page(),
+    "ui.import_recipes": Form(
+        fields={"do": "import", "text": "- {slug: by-import, title: By import, when: never, risk: low, steps: none}"}
+    ),
+    # Sources and deliveries
+    "ui.sources": Page(),
+    "ui.new_source": Page(query={"adapter": "pagerduty"}),
+    "ui.add_source": Form(status=200, fields={"adapter": "grafana", "name": "another one"}),
+    "ui.source": Page(),
+    "ui.source_checklist": Page(not_a_page="a part of the source"),
+    "ui.edit_source": Form(fields={"name": "renamed"}),
+    "ui.rotate_source": Form(status=200, fields={"grace_hours": "1"}),
+    "ui.disable_source": Form(),
+    "ui.enable_source": Form(),
+    "ui.add_signing_secret": Form(fields={"secret": "one more signing secret"}),
+    "ui.remove_signing_secret": Form(),
+    "ui.set_api_token": Form(fields={"api_token": "a-token-for-the-api"}),
+    "ui.send_test_alert": Form(),
+    "ui.deliveries": Page(query={"accepted": "no"}),
+    "ui.delivery": Page(),
+    "ui.delivery_body": Page(not_a_page="a download"),
+    "ui.replay_preview": Page(),
+    "ui.replay_delivery": Form(status=400),  # the one of these tests is not JSON
+    # What admins do
+    "ui.settings": Page(),
+    "ui.change_settings": Form(fields={"name": "Renamed", "model_allowed": "yes"}),
+    "ui.reveal_secret": Form(status=200, fields={"password": "{password}"}),
+    "ui.rotate_secret": Form(status=200, fields={"grace_hours": "1"}),
+    "ui.end_secret": Form(status=404, fields={"secret_id": "1"}),
+    "ui.members": Page(),
+    "ui.invite_member": Form(status=200, fields={"email": "new@example.com", "role": "viewer"}),
+    "ui.revoke_invitation": Form(),
+    "ui.change_role": Form(fields={"role": "responder"}),
+    "ui.remove_member": Form(),
+    "ui.tokens": Page(),
+    "ui.create_token": Form(status=200, fields={"name": "a token", "role": "viewer"}),
+    "ui.revoke_token": Form(),
+    "ui.audit_log": Page(),
+    "ui.export_audit": Page(not_a_page="a download"),
+    # The whole installation
+    "ui.admin_tenants": Page(),
+    "ui.admin_create_tenant": Form(status=200, fields={"slug": "a-new-tenant", "name": "A new tenant"}),
+    "ui.admin_disable_tenant": Form(values={"slug": "{tenant_slug}"}),
+    "ui.admin_enable_tenant": Form(values={"slug": "{tenant_slug}"}),
+    "ui.admin_users": Page(),
+    "ui.admin_invite": Form(status=200, fields={"email": "new@example.com"}),
+    "ui.admin_revoke_invitation": Form(status=404),  # an invitation to a tenant is none of these
+    "ui.admin_reset_link": Form(status=200),
+    "ui.admin_disable_user": Form(),
+    "ui.admin_enable_user": Form(),
+    "ui.admin_set_superadmin": Form(fields={"superadmin": "true"}),
+    "ui.admin_health": Page(),
+    "ui.admin_queue": Page(),
+    "ui.admin_requeue": Form(status=503),  # no Redis here
+    "ui.admin_delete_failed": Form(status=503),
+    "ui.admin_sweep": Form(),
+    "ui.admin_audit": Page(),
+    "ui.export_admin_audit": Page(not_a_page="a download"),
+    # Single sign-on, which is not configured here
+    "ui.start_oidc": Form(status=404),
+    "ui.oidc_callback": Page(status=404, not_a_page="where the identity provider sends people back to"),
 }
 
 # Pages that somebody may open who is not signed in; everything else leads to the sign-in.
@@ -93,7 +186,7 @@ def _refused_delivery(tenant: Tenant) -> str:
 def _recipe(tenant: Tenant) -> str:
     slug = f"only-of-{tenant.slug}"
     spec = f"- {{slug: {slug}, title: {mark(tenant.slug)}, when: never, risk: low, steps: none}}"
-    tenants.import_recipes(db.session(), tenant.slug, tenants.parse(spec))
+    tenant.import_recipes(parse(spec))
     return slug
 
 

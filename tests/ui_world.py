@@ -22,6 +22,7 @@ from cast import Tenant
 from openremedy import people, tenants
 from openremedy.extensions import db, limiter
 from openremedy.models import Base, Role
+from openremedy.recipes import parse
 from openremedy.services import services
 from openremedy.ui import access
 from ui_routes import (
@@ -95,8 +96,9 @@ def _member(name: str, slug: str, role: Role) -> None:
 
 def _tenant(app: Flask, slug: str) -> Tenant:
     secret = tenants.create_tenant(db.session(), services().vault, slug)
-    tenants.import_recipes(db.session(), slug, tenants.parse(tenants.STARTER_RECIPES.read_text()))
-    return Tenant(app, slug, secret, tenants.create_token(db.session(), slug, Role.ADMIN, slug))
+    tenant = Tenant(app, slug, secret, tenants.create_token(db.session(), slug, Role.ADMIN, slug))
+    tenant.import_recipes(parse(tenants.STARTER_RECIPES.read_text()))
+    return tenant
 
 
 class World:
