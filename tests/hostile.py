@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import insert, update
 
 from cast import Source, Tenant
-from openremedy import audit, incidents, people, tenants
+from openremedy import audit, cookbook, incidents, people, tenants
 from openremedy import sources as source_rows
 from openremedy.audit import Actor
 from openremedy.classification import Classifier, Limits
@@ -295,7 +295,7 @@ def _recipes(world: World) -> None:
     ]
     with world.tenant.app.app_context():
         # Not by a file: it would refuse some of them, and a page must not rely on that.
-        world.tenant.import_recipes(specs)
+        cookbook.import_recipes(db.session(), _tenant_id(world), specs, audit.COMMAND_LINE)
     world.recipes = [spec.slug for spec in specs]
 
 
