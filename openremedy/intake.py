@@ -164,7 +164,7 @@ class Door:
         replay: Replay | None,
     ) -> list[Stored]:
         note = replay.note(delivery) if replay else None
-        outcomes = store.store(self.engine, delivery, arrivals, unplaced, replayed=note)
+        outcomes = store.store(self.engine, delivery, arrivals, unplaced, note)
         if any(stored.outcome == "created" for stored in outcomes):
             self.waker.wake()
         return outcomes
