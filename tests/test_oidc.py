@@ -544,7 +544,9 @@ def test_an_error_that_is_not_the_persons_is_told_as_one(somebody: Somebody, err
 @ON_ONE
 def test_another_nonce_than_ours_is_refused(alice: None, somebody: Somebody) -> None:
     url = re.sub(r"nonce=[^&]+", "nonce=of-somebody-else", somebody.way())
-    refused(somebody.get(somebody.at_provider(url, "alice")), 401, NOT_CONFIRMED)
+    callback = somebody.at_provider(url, "alice")
+    refused(somebody.get(callback), 401, NOT_CONFIRMED)
+    refused(somebody.get(callback), 400, UNDER_WAY)
 
 
 @ON_ONE
@@ -609,6 +611,24 @@ def test_every_call_to_the_provider_ends(
     monkeypatch.setattr(requests.Session, "send", watched)
     assert somebody.sign_in("alice").status_code == 303
     assert asked == dict.fromkeys(("/.well-known/openid-configuration", "/token", "/jwks", "/me"), identity.TIMEOUT)
+
+
+@ON_ONE
+def test_no_transaction_waits_for_the_provider(
+    app: Flask, nina: Somebody, somebody: Somebody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite one that has read and then writes fails when another wrote in between."""
+    waiting: list[bool] = []
+    known = identity.Provider._known
+
+    def watched(self: identity.Provider) -> Any:
+        waiting.append(db.session().in_transaction())
+        return known(self)
+
+    monkeypatch.setattr(identity.Provider, "_known", watched)
+    assert somebody.sign_in("nina").status_code == 303
+    assert nina.sign_in("nina", "/account").status_code == 303
+    assert waiting == [False] * 4
 
 
 @ON_ONE
@@ -925,7 +945,10 @@ def in_browser(make_app: Callable[[Settings], Flask], settings: Settings, provid
     try:
         with playwright.sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-            yield browser.new_page(base_url=url)
+            page = browser.new_page(base_url=url)
+            # The provider's own pages ask for a font from elsewhere.
+            page.route(re.compile(r"^https?://(?!127\.0\.0\.1|localhost)"), lambda route: route.abort())
+            yield page
             browser.close()
     finally:
         server.shutdown()
