@@ -34,7 +34,7 @@ from openremedy.models import AuditLine, LinkPurpose, Membership, SignIn, Tenant
 from openremedy.services import services
 from openremedy.ui import POLICY
 from openremedy.ui.access import ACCESS
-from services import PostgresServer
+from services import PostgresServer, RedisServer
 from test_tenancy import LISTS, MAKING, OPEN, WITH_AN_ID
 from ui_routes import (
     ADMIN,
@@ -66,12 +66,12 @@ every_tenant_route = pytest.mark.parametrize("endpoint", OF_A_TENANT)
 # ---------------------------------------------------------------- the ground
 
 
-def _world(stack: ExitStack, folder: Path, url: str) -> World:
+def _world(stack: ExitStack, folder: Path, url: str, redis_url: str) -> World:
     quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # these tests sign in hundreds of times
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setattr(people, "_hasher", quick)
     patch.setattr(people, "_NOBODY", quick.hash("nobody's"))
-    app = create_app(make_settings(folder, url))
+    app = create_app(make_settings(folder, url, redis_url=redis_url))
     app.testing = False
     stack.callback(_close, app)
     return World(app, folder)
@@ -85,11 +85,13 @@ def _close(app: Flask) -> None:
 
 
 @pytest.fixture(scope="module")
-def kept_world(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[World]:
+def kept_world(
+    tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path, redis_server: RedisServer
+) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     shutil.copy(sqlite_template, folder / "openremedy.db")
     with ExitStack() as stack:
-        yield _world(stack, folder, f"sqlite:///{folder / 'openremedy.db'}")
+        yield _world(stack, folder, f"sqlite:///{folder / 'openremedy.db'}", redis_server.url)
 
 
 @pytest.fixture
@@ -100,19 +102,21 @@ def world(kept_world: World) -> World:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def any_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def any_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[World]:
     """The same on each database; what one test leaves is there for the next."""
     folder = tmp_path_factory.mktemp("any")
     with ExitStack() as stack:
         if request.param == "sqlite":
             shutil.copy(request.getfixturevalue("sqlite_template"), folder / "openremedy.db")
-            yield _world(stack, folder, f"sqlite:///{folder / 'openremedy.db'}")
+            yield _world(stack, folder, f"sqlite:///{folder / 'openremedy.db'}", redis_server.url)
             return
         server: PostgresServer = request.getfixturevalue("postgres_server")
         name = f"world_{uuid.uuid4().hex}"
         url = server.create_database(name, template=request.getfixturevalue("postgres_template"))
         stack.callback(server.drop_database, name)
-        yield _world(stack, folder, driver(url))
+        yield _world(stack, folder, driver(url), redis_server.url)
 
 
 def who_may(endpoint: str) -> str:
@@ -222,7 +226,7 @@ def test_ids_of_alices_in_charlies_forms_and_queries_change_and_show_nothing_of_
     planted = {name: value for name, value in hers.items() if name != "password"}
     planted |= {"tenant_id": tenant_id, "tenant": ADMIN, "id": hers["incident_id"], "recipe": hers["slug"]}
     route, method = ROUTES[endpoint], "GET" if endpoint in PAGES else "POST"
-    asked = {name: fill_in(text, hers) for name, text in route.query.items()}
+    asked = {name: fill_in(text, hers) for name, text in route.at.items()}
     for rule in world.rules(endpoint):
         url = url_of(rule, his, query=False)
         for fields, query in (
@@ -699,7 +703,7 @@ def names_of(world: World, endpoint: str, asked: set[str]) -> list[str]:
     asked.clear()
     world.ask(who_may(endpoint), endpoint)
     route = ROUTES[endpoint]
-    return sorted((asked | {*route.query, *(route.fields if isinstance(route, Form) else ())}) - {"csrf_token"})
+    return sorted((asked | {*route.at, *(route.fields if isinstance(route, Form) else ())}) - {"csrf_token"})
 
 
 @every_page

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import Flask
-from limits.storage import MemoryStorage
 from sqlalchemy import Table, select
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
@@ -133,8 +132,7 @@ class World:
         """Put the database and the counted passwords back to how they were."""
         with self.app.app_context():
             services().tally.flush()  # what waits belongs to what is thrown away
-            if isinstance(limiter.limiter.storage, MemoryStorage):  # of a limiter whose Redis is away
-                limiter.limiter.storage.reset()
+            limiter.reset()
         self._copy(self._kept, self._database)
 
     def rows(self) -> Rows:
@@ -196,12 +194,13 @@ class World:
         return [self.open(name, method, url_of(rule, things), fields, **how) for rule in self.rules(endpoint)]
 
 
-def url_of(rule: Rule, things: Mapping[str, str], *, query: bool = True) -> str:
-    """The URL of a rule with these things in it."""
+def url_of(rule: Rule, things: Mapping[str, str], at: Mapping[str, str] | None = None, *, query: bool = True) -> str:
+    """The URL of a rule with these things in it; `at` instead of what its entry says."""
     route = ROUTES.get(rule.endpoint, Page())
-    values = {name: fill_in(route.values.get(name, f"{{{name}}}"), things) for name in rule.arguments}
-    path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: quote(values[found[1]], safe=""), rule.rule)
-    asked = urlencode({name: fill_in(text, things) for name, text in route.query.items()})
+    told = {name: fill_in(text, things) for name, text in (route.at if at is None else at).items()}
+    parts = {name: quote(told.get(name) or things[name], safe="") for name in rule.arguments}
+    path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: parts[found[1]], rule.rule)
+    asked = urlencode({name: text for name, text in told.items() if name not in parts})
     return f"{path}?{asked}" if asked and query else path
 
 
