@@ -297,6 +297,22 @@ def test_a_second_account_of_the_same_address_is_not_the_user(app: Flask, alice:
     assert Somebody(app).sign_in("twin").status_code == 303
 
 
+@ON_ONE
+def test_an_account_is_unlinked_on_the_command_line(app: Flask, alice: None, somebody: Somebody) -> None:
+    somebody.sign_in("alice")
+    runner = app.test_cli_runner()
+    for _ in range(2):
+        done = runner.invoke(args=["user", "unlink", "alice@example.com", "--json"])
+        assert (done.exit_code, done.output) == (0, '{"email": "alice@example.com"}\n')
+    user = user_of(app, "alice@example.com")
+    assert user
+    assert user.oidc_subject is None
+    assert [(line.actor, line.target) for line in lines(app, "user.unlinked")] == [
+        ("command line", "alice@example.com")
+    ]
+    assert runner.invoke(args=["user", "unlink", "nobody@example.com"]).exit_code == 1
+
+
 def test_whom_nobody_knows_is_told_so(app: Flask, somebody: Somebody) -> None:
     refused(somebody.sign_in("uma"), 403, "Nobody here knows uma@example.com. Ask an admin to invite you.")
     assert user_of(app, "uma@example.com") is None

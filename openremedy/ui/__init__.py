@@ -69,7 +69,7 @@ def _common() -> dict[str, Any]:
         "asset": asset,
         "errors_of": errors_of,
         "new_form_id": new_form_id,
-        "version": __version__,
+        "release": __version__,
         "visitor": g.get("visitor"),
         "here": g.get("here"),
         "places": _places,
