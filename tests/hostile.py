@@ -293,9 +293,8 @@ def _recipes(world: World) -> None:
         )
         for number, text in enumerate(HOSTILE)
     ]
-    with world.tenant.app.app_context():
-        # Not by a file: it would refuse some of them, and a page must not rely on that.
-        tenants.import_recipes(db.session(), world.tenant.slug, specs)
+    # Not by a file: it would refuse some of them, and a page must not rely on that.
+    world.tenant.import_recipes(specs)
     world.recipes = [spec.slug for spec in specs]
 
 

@@ -20,6 +20,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select, update
 from werkzeug.datastructures import ImmutableMultiDict
+from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.test import TestResponse
 from werkzeug.wrappers import Request
 
@@ -166,13 +167,21 @@ def test_each_person_gets_exactly_what_they_may(world: World, endpoint: str) -> 
 def test_a_method_that_a_route_does_not_have_is_refused_and_changes_nothing(world: World, endpoint: str) -> None:
     before = world.rows()
     for rule in world.rules(endpoint):
-        siblings = [other for other in world.app.url_map.iter_rules() if other.rule == rule.rule]
-        allowed = set().union(*(other.methods or set() for other in siblings))
-        for method in set(METHODS) - allowed:
-            for name in (NOBODY, SUPERADMIN):
-                answer = world.open(name, method, url_of(rule, world.cast.things[ADMIN]))
-                assert answer.status_code == 405, (method, name)
+        url = url_of(rule, world.cast.things[ADMIN])
+        for method in METHODS:
+            if not leads_somewhere(world.app, method, url):
+                for name in (NOBODY, SUPERADMIN):
+                    assert world.open(name, method, url).status_code == 405, (method, name)
     assert world.rows() == before
+
+
+def leads_somewhere(app: Flask, method: str, url: str) -> bool:
+    """Whether any route takes this method there; `/incidents/act` looks like an incident's page to a GET."""
+    try:
+        app.url_map.bind("localhost").match(urlsplit(url).path, method=method)
+    except MethodNotAllowed:
+        return False
+    return True
 
 
 @every_route
@@ -431,14 +440,23 @@ def test_a_changed_or_forged_cookie_is_nobody(world: World) -> None:
 
 
 @pytest.fixture
-def over_https(make_app: Callable[[Settings], Flask], tmp_path: Path, sqlite_template: Path) -> FlaskClient:
-    shutil.copy(sqlite_template, tmp_path / "openremedy.db")
-    settings = make_settings(tmp_path, f"sqlite:///{tmp_path / 'openremedy.db'}", public_url="https://remedy.example")
-    return make_app(settings).test_client()
+def app_with(
+    make_app: Callable[[Settings], Flask], tmp_path: Path, sqlite_template: Path, redis_server: RedisServer
+) -> Callable[..., Flask]:
+    """An application of its own, with other settings; on the same Redis, for all share one limiter."""
+
+    def make(**changes: Any) -> Flask:
+        url = f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'openremedy.db')}"
+        return make_app(make_settings(tmp_path, url, redis_url=redis_server.url, **changes))
+
+    return make
 
 
-def test_the_cookie_over_https_is_bound_to_this_host_and_out_of_reach_of_scripts(over_https: FlaskClient) -> None:
-    answer = over_https.get("/sign-in", base_url="https://remedy.example")
+def test_the_cookie_over_https_is_bound_to_this_host_and_out_of_reach_of_scripts(
+    app_with: Callable[..., Flask],
+) -> None:
+    client = app_with(public_url="https://remedy.example").test_client()
+    answer = client.get("/sign-in", base_url="https://remedy.example")
     (morsel,) = SimpleCookie(answer.headers["Set-Cookie"]).values()
     assert morsel.key == "__Host-openremedy"
     assert (morsel["secure"], morsel["httponly"], morsel["samesite"]) == (True, True, "Lax")
@@ -588,12 +606,8 @@ def test_a_page_takes_no_address_from_the_host_header(world: World, endpoint: st
             assert "evil.example" not in (answer.location or "")
 
 
-def test_a_host_that_is_not_trusted_finds_nothing(
-    make_app: Callable[[Settings], Flask], tmp_path: Path, sqlite_template: Path
-) -> None:
-    shutil.copy(sqlite_template, tmp_path / "openremedy.db")
-    settings = make_settings(tmp_path, f"sqlite:///{tmp_path / 'openremedy.db'}", trusted_hosts=("remedy.example",))
-    client = make_app(settings).test_client()
+def test_a_host_that_is_not_trusted_finds_nothing(app_with: Callable[..., Flask]) -> None:
+    client = app_with(trusted_hosts=("remedy.example",)).test_client()
     assert client.get("/sign-in", headers={"Host": "remedy.example"}).status_code == 200
     for path in ("/sign-in", "/", "/t/alice/", "/account"):
         answer = client.get(path, headers={"Host": "evil.example", "Accept": "text/html"})

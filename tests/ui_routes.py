@@ -23,6 +23,7 @@ from openremedy.audit import COMMAND_LINE
 from openremedy.demo.bodies import fixture
 from openremedy.extensions import db
 from openremedy.models import Base, LinkPurpose, Role
+from openremedy.recipes import parse
 from openremedy.services import services
 from openremedy.tryout_queue import start_tryout
 
@@ -234,7 +235,7 @@ def _recipe(tenant: Tenant) -> str:
     slug = f"only-of-{tenant.slug}"
     for title in ("First", mark(tenant.slug)):
         spec = f"- {{slug: {slug}, title: {title}, when: never, risk: low, steps: none}}"
-        tenants.import_recipes(db.session(), tenant.slug, tenants.parse(spec))
+        tenant.import_recipes(parse(spec))
     return slug
 
 
@@ -267,12 +268,13 @@ def _link(tenant: Tenant, email: str, purpose: LinkPurpose = LinkPurpose.INVITE,
 
 
 def _tryout(tenant: Tenant) -> str:
-    (spec,) = tenants.parse("- {slug: disk-full, title: Tried, when: never, risk: low, steps: none}")
+    (spec,) = parse("- {slug: disk-full, title: Tried, when: never, risk: low, steps: none}")
     return start_tryout(services(), tenants.find_tenant(db.session(), tenant.slug).id, spec.slug, spec)
 
 
 def _previous_secret(tenant: Tenant) -> str:
-    previous = _newest("webhook_secrets")
+    previous = str(tenants.find_tenant(db.session(), tenant.slug).secrets[-1].id)
+    db.session.rollback()
     tenants.rotate_secret(db.session(), services().vault, tenant.slug, timedelta(hours=24))
     return previous
 

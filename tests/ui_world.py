@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from browser_client import Person
 from cast import Tenant
+from conftest import make_tenant
 from openremedy import people, tenants
 from openremedy.extensions import db, limiter
 from openremedy.models import Base, Role
@@ -68,7 +69,7 @@ def fill(app: Flask) -> Cast:
     with app.app_context():
         people.create_user(db.session(), address(SUPERADMIN), "a long and good password", None, None)
         for slug in (ADMIN, OUTSIDER):
-            made[slug] = _tenant(app, slug)
+            made[slug] = make_tenant(app, slug)
             _member(slug, slug, Role.ADMIN)
         _member(VIEWER, ADMIN, Role.VIEWER)
         _member(RESPONDER, ADMIN, Role.RESPONDER)
@@ -90,12 +91,6 @@ def address(name: str) -> str:
 
 def _member(name: str, slug: str, role: Role) -> None:
     people.create_user(db.session(), address(name), "a long and good password", slug, role)
-
-
-def _tenant(app: Flask, slug: str) -> Tenant:
-    secret = tenants.create_tenant(db.session(), services().vault, slug)
-    tenants.import_recipes(db.session(), slug, tenants.parse(tenants.STARTER_RECIPES.read_text()))
-    return Tenant(app, slug, secret, tenants.create_token(db.session(), slug, Role.ADMIN, slug))
 
 
 class World:
@@ -126,6 +121,7 @@ class World:
 
     def _copy(self, source: str | Path, target: str | Path) -> None:
         with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+            other.execute("PRAGMA synchronous = OFF")  # many times a test, and for no longer than it
             one.backup(other)
 
     def rewind(self) -> None:
