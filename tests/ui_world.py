@@ -12,17 +12,16 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import Flask
-from limits.storage import MemoryStorage
 from sqlalchemy import Table, select
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from browser_client import Person
 from cast import Tenant
+from conftest import make_tenant
 from openremedy import people, tenants
 from openremedy.extensions import db, limiter
 from openremedy.models import Base, Role
-from openremedy.recipes import parse
 from openremedy.services import services
 from openremedy.ui import access
 from ui_routes import (
@@ -70,7 +69,7 @@ def fill(app: Flask) -> Cast:
     with app.app_context():
         people.create_user(db.session(), address(SUPERADMIN), "a long and good password", None, None)
         for slug in (ADMIN, OUTSIDER):
-            made[slug] = _tenant(app, slug)
+            made[slug] = make_tenant(app, slug)
             _member(slug, slug, Role.ADMIN)
         _member(VIEWER, ADMIN, Role.VIEWER)
         _member(RESPONDER, ADMIN, Role.RESPONDER)
@@ -92,13 +91,6 @@ def address(name: str) -> str:
 
 def _member(name: str, slug: str, role: Role) -> None:
     people.create_user(db.session(), address(name), "a long and good password", slug, role)
-
-
-def _tenant(app: Flask, slug: str) -> Tenant:
-    secret = tenants.create_tenant(db.session(), services().vault, slug)
-    tenant = Tenant(app, slug, secret, tenants.create_token(db.session(), slug, Role.ADMIN, slug))
-    tenant.import_recipes(parse(tenants.STARTER_RECIPES.read_text()))
-    return tenant
 
 
 class World:
@@ -129,14 +121,14 @@ class World:
 
     def _copy(self, source: str | Path, target: str | Path) -> None:
         with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+            other.execute("PRAGMA synchronous = OFF")  # many times a test, and for no longer than it
             one.backup(other)
 
     def rewind(self) -> None:
         """Put the database and the counted passwords back to how they were."""
         with self.app.app_context():
             services().tally.flush()  # what waits belongs to what is thrown away
-            if isinstance(limiter.limiter.storage, MemoryStorage):  # of a limiter whose Redis is away
-                limiter.limiter.storage.reset()
+            limiter.reset()
         self._copy(self._kept, self._database)
 
     def rows(self) -> Rows:
@@ -198,12 +190,13 @@ class World:
         return [self.open(name, method, url_of(rule, things), fields, **how) for rule in self.rules(endpoint)]
 
 
-def url_of(rule: Rule, things: Mapping[str, str], *, query: bool = True) -> str:
-    """The URL of a rule with these things in it."""
+def url_of(rule: Rule, things: Mapping[str, str], at: Mapping[str, str] | None = None, *, query: bool = True) -> str:
+    """The URL of a rule with these things in it; `at` instead of what its entry says."""
     route = ROUTES.get(rule.endpoint, Page())
-    values = {name: fill_in(route.values.get(name, f"{{{name}}}"), things) for name in rule.arguments}
-    path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: quote(values[found[1]], safe=""), rule.rule)
-    asked = urlencode({name: fill_in(text, things) for name, text in route.query.items()})
+    told = {name: fill_in(text, things) for name, text in (route.at if at is None else at).items()}
+    parts = {name: quote(told.get(name) or things[name], safe="") for name in rule.arguments}
+    path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: parts[found[1]], rule.rule)
+    asked = urlencode({name: text for name, text in told.items() if name not in parts})
     return f"{path}?{asked}" if asked and query else path
 
 

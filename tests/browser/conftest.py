@@ -6,21 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from playwright.sync_api import Browser, sync_playwright
-from sqlalchemy import func, select
 
-from browser.ground import Ground
+from browser.ground import Ground, ground_of
 from browser.tabs import LOOKS, WIDE_LIGHT, Look, Tab, launch_options, new_tab
-from conftest import ENCRYPTION_KEY, make_settings
-from openremedy.app import create_app
-from openremedy.extensions import db
-from openremedy.models import Incident, Triage
-from openremedy.services import services
-from services import RedisServer, missing, until
-from stack import Stack
+from services import RedisServer, missing
 from ui_routes import NOBODY
-from ui_world import fill
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -41,33 +32,11 @@ def browser() -> Iterator[Browser]:
 def ground(
     browser: Browser, redis_server: RedisServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ground]:
-    """Alice's tenant and Charlie's with one thing of each kind, and every incident with its verdict."""
-    folder = tmp_path_factory.mktemp("browser")
-    redis_server.flushall()
-    url = f"sqlite:///{shutil.copy(sqlite_template, folder / 'openremedy.db')}"
-    stack = Stack(folder, url, redis_server.url, ENCRYPTION_KEY)
-    secret_key = stack.environment["SECRET_KEY"]
-    app = create_app(make_settings(folder, url, redis_url=redis_server.url, secret_key=secret_key))
-    with ExitStack() as ending:
-        ending.callback(_close, app)
-        ending.callback(stack.stop)
-        stack.start("web", "worker")
-        cast = fill(app)
-        until(lambda: _all_classified(app), "every incident has its verdict", 60)
-        yield Ground(stack, browser, app, cast)
-
-
-def _all_classified(app: Flask) -> bool:
-    with app.app_context():
-        waiting = select(func.count()).where(Incident.triage.in_([Triage.PENDING, Triage.CLASSIFYING]))
-        return not db.session.scalar(waiting)
-
-
-def _close(app: Flask) -> None:
-    with app.app_context():
-        services().tally.stop()
-        db.session.remove()
-        db.engine.dispose()
+    """What every test of a file shares; a test that changes something makes a thing of its own for it."""
+    folder = tmp_path_factory.mktemp("ground")
+    with ground_of(browser, redis_server, sqlite_template, folder, "web", "worker") as made:
+        made.wait_for_verdicts()
+        yield made
 
 
 @pytest.fixture

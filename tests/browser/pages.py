@@ -24,7 +24,10 @@ class Shown:
         """Its addresses with these things in them."""
         if self.endpoint is None:
             return [fill_in(self.path, things)]
-        return [url_of(rule, things) for rule in app.url_map.iter_rules(self.endpoint)]
+        (rule,) = app.url_map.iter_rules(self.endpoint)
+        route = ROUTES[self.endpoint]
+        ways = [route.at, *(route.also if isinstance(route, Page) else ())]
+        return [url_of(rule, things, way) for way in ways]
 
 
 def _who(endpoint: str) -> str:
