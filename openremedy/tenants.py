@@ -134,7 +134,7 @@ def all_tenants(session: Session) -> list[Counted]:
 
 def _count(session: Session, tenant_id: Any, *conditions: ColumnElement[bool]) -> dict[int, int]:
     counted = session.execute(select(tenant_id, func.count()).where(*conditions).group_by(tenant_id))
-    return dict(counted.tuples().all())
+    return dict(counted.all())
 
 
 def set_tenant_disabled(session: Session, slug: str, disabled: bool, actor: Actor) -> None:
