@@ -17,7 +17,12 @@ from openremedy.models import Role
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*191919}}", "</textarea><svg onload=alert(1)>"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{7*191919}}",
+    "</textarea><svg onload=alert(1)>",
+]
 
 
 @pytest.fixture
