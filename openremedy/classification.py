@@ -42,18 +42,39 @@ ACTOR = "classifier"
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What an admin chose for a tenant; `daily_tokens` None = as the installation has it."""
+
+    model_allowed: bool = True
+    threshold: float = ANSWER_THRESHOLD
+    daily_tokens: int | None = None
+
+    def tokens_a_day(self, installation: int) -> int:
+        """The smaller of both limits; 0 = none."""
+        return min((limit for limit in (self.daily_tokens, installation) if limit), default=0)
+
+
+@dataclass(frozen=True)
 class Catalogue:
-    """The enabled recipes of a tenant at one version, and their index."""
+    """The enabled recipes of a tenant at one version, their index, and the terms on which they are chosen."""
 
     version: int
-    model_allowed: bool
     recipes: tuple[Recipe, ...]
     index: Index
+    terms: Terms = Terms()
 
     def shortlist(self, subject: Subject) -> list[Recipe]:
         """The recipes a model may choose from, best first."""
         by_slug = {recipe.slug: recipe for recipe in self.recipes}
         return [by_slug[candidate.recipe] for candidate in self.index.rank(subject, SHORTLIST)]
+
+    def by_rules(self, subject: Subject) -> Answer | None:
+        """Tier 1."""
+        return rule_tier.match(subject, self.recipes)
+
+    def by_words(self, subject: Subject) -> Answer:
+        """Tier 5."""
+        return lexical_answer(subject, self.index.rank(subject, SHORTLIST), self.terms.threshold)
 
 
 @dataclass(frozen=True)
@@ -184,24 +205,20 @@ class Classifier:
 
     def _catalogue(self, tenant_id: int) -> Catalogue:
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
-            of_tenant = select(Tenant.catalogue_version, Tenant.model_allowed).where(Tenant.id == tenant_id)
-            version, allowed = connection.execute(of_tenant).one()
+            version, terms = terms_of(connection, tenant_id)
             known = self._catalogues.get(tenant_id)
             if known and known.version == version:
-                return known if known.model_allowed == allowed else replace(known, model_allowed=allowed)
-            rows = connection.execute(
-                select(table(RecipeRow)).where(RecipeRow.tenant_id == tenant_id, RecipeRow.enabled)
-            ).mappings()
-            recipes = tuple(_recipe(row) for row in rows)
+                return known if known.terms == terms else replace(known, terms=terms)
+            recipes = enabled_recipes(connection, tenant_id)
         while len(self._catalogues) >= CATALOGUES:
             del self._catalogues[next(iter(self._catalogues))]
-        self._catalogues[tenant_id] = Catalogue(version, allowed, recipes, Index(recipes))
+        self._catalogues[tenant_id] = Catalogue(version, recipes, Index(recipes), terms)
         return self._catalogues[tenant_id]
 
     # ------------------------------------------------------------ tiers 1 and 2
 
     def _without_model(self, case: Case) -> Found | None:
-        ruled = rule_tier.match(case.subject, case.catalogue.recipes)
+        ruled = case.catalogue.by_rules(case.subject)
         if ruled:
             return Found(ruled)
         return None if case.claim.incident["fresh"] else self._reuse(case)
@@ -237,7 +254,7 @@ class Classifier:
     async def _with_model(self, case: Case) -> None:
         """Store the model's answer, or the lexical one where it cannot be had, or put the incident back to wait."""
         shortlist = case.catalogue.shortlist(case.subject)
-        if self._model is None or not (case.catalogue.model_allowed and shortlist):
+        if self._model is None or not (case.catalogue.terms.model_allowed and shortlist):
             # Without a model at all the verdict may be redone once there is one; a tenant's refusal is final.
             return self._store(case, self._lexical(case, provisional=self._model is None))
         if case.claim.incident["attempts"] > claims.SUSPECT_ATTEMPTS:
@@ -266,7 +283,8 @@ class Classifier:
 
     async def _ask(self, case: Case, model: Model, shortlist: list[Recipe]) -> Found:
         reserved = estimate_tokens(messages(case.subject, shortlist, "incident-" + "0" * 24))
-        day = claims.reserve_tokens(self._engine, case.tenant_id, reserved, self._limits.llm_daily_tokens)
+        limit = case.catalogue.terms.tokens_a_day(self._limits.llm_daily_tokens)
+        day = claims.reserve_tokens(self._engine, case.tenant_id, reserved, limit)
         if day is None:
             return self._lexical(case, provisional=True, redo_at=claims.next_budget())
         used = 0
@@ -307,7 +325,7 @@ class Classifier:
 
     def _lexical(self, case: Case, *, provisional: bool, redo_at: datetime | None = None) -> Found:
         started = time.perf_counter()
-        answer = lexical_answer(case.subject, case.catalogue.index.rank(case.subject, SHORTLIST))
+        answer = case.catalogue.by_words(case.subject)
         took = round((time.perf_counter() - started) * 1000)
         return Found(replace(answer, latency_ms=took), provisional=provisional, redo_at=redo_at)
 
@@ -375,6 +393,19 @@ class Classifier:
         }
 
 
+def terms_of(connection: Connection, tenant_id: int) -> tuple[int, Terms]:
+    """The version of a tenant's catalogue and the terms on which its recipes are chosen."""
+    columns = (Tenant.catalogue_version, Tenant.model_allowed, Tenant.answer_threshold, Tenant.daily_tokens)
+    version, allowed, threshold, tokens = connection.execute(select(*columns).where(Tenant.id == tenant_id)).one()
+    return version, Terms(allowed, ANSWER_THRESHOLD if threshold is None else threshold, tokens)
+
+
+def enabled_recipes(connection: Connection, tenant_id: int) -> tuple[Recipe, ...]:
+    """The recipes that a verdict may name."""
+    statement = select(table(RecipeRow)).where(RecipeRow.tenant_id == tenant_id, RecipeRow.enabled)
+    return tuple(_recipe(row) for row in connection.execute(statement).mappings())
+
+
 def _recipe(row: Any) -> Recipe:
     return Recipe(
         slug=row["slug"],
@@ -424,8 +455,9 @@ def _why_human(case: Case, found: Found) -> str | None:
         return f"suspicion of injection: {case.suspicion}"
     if found.answer.recipe is None:
         return "no recipe fits"
-    if found.answer.confidence < ANSWER_THRESHOLD:
-        return f"confidence {found.answer.confidence:.2f} is below {ANSWER_THRESHOLD}"
+    threshold = case.catalogue.terms.threshold
+    if found.answer.confidence < threshold:
+        return f"confidence {found.answer.confidence:.2f} is below {threshold:g}"
     return None
 
 

@@ -1,11 +1,15 @@
-"""What RQ imports: thin, no arguments but ids, safe to run twice."""
+"""What RQ imports: thin, no arguments but ids and the recipe to try, safe to run twice."""
 
 import asyncio
+from typing import Any
 
 import structlog
 from flask import current_app
 
+from openremedy import tryout
 from openremedy.classification import Classifier
+from openremedy.cookbook import from_json
+from openremedy.extensions import db
 from openremedy.services import services
 
 log = structlog.get_logger()
@@ -23,3 +27,8 @@ def classify_pending() -> None:
     waker.woken()
     if runner.run(classifier.run()):
         waker.wake()
+
+
+def try_recipe(tenant_id: int, slug: str, spec: dict[str, Any] | None) -> dict[str, Any]:
+    """What tryout.try_out() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
+    return tryout.try_out(db.engine, tenant_id, slug, from_json(spec) if spec else None)

@@ -8,18 +8,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, and_, delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from openremedy import claims, lifecycle, store
+from openremedy import claims, lifecycle, people, store
 from openremedy.lifecycle import Episode, Track
 from openremedy.models import (
     CauseLease,
     Delivery,
     Incident,
     IncidentStatus,
+    Link,
     RefusalCount,
+    SignIn,
     Source,
+    Submission,
+    Tenant,
     TokenUsage,
     now,
     table,
@@ -32,6 +36,8 @@ PRUNE_SECONDS = 3600
 # After a start or an absence of the database: what could not be repeated to us meanwhile is repeated within a minute.
 CATCH_UP_SECONDS = 90
 BATCH = 500
+SUBMISSIONS_KEPT = timedelta(days=1)  # nobody sends a form again later
+LINKS_KEPT = timedelta(days=30)  # after their end: whoever follows an old one is told that its time is over
 STALE_BATCH = 200
 
 
@@ -121,15 +127,47 @@ def _close(
 
 
 def prune(engine: Engine, days: int) -> dict[str, int]:
-    """Delete what is older than `days`, in small transactions; open incidents stay whatever their age."""
-    limit = now() - timedelta(days=days)
-    closed = (Incident.status == IncidentStatus.RESOLVED) & (Incident.resolved_at < limit)
+    """Delete what is older than `days`, or than a tenant's own shorter time, in small transactions; open incidents
+    stay whatever their age.
+    """
+    moment = now()
+    counts = _prune_old(engine, moment - timedelta(days=days), None)
+    for tenant_id, own in _shorter_retention(engine, days):
+        of_tenant = _prune_old(engine, moment - timedelta(days=own), tenant_id)
+        counts = {name: count + of_tenant[name] for name, count in counts.items()}
+    return counts | _prune_traces(engine, moment)
+
+
+def _shorter_retention(engine: Engine, days: int) -> list[tuple[int, int]]:
+    """A tenant keeps things no longer than the installation does."""
+    own = select(Tenant.id, Tenant.retention_days).where(Tenant.retention_days < days)
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        return [(tenant_id, retention or 0) for tenant_id, retention in connection.execute(own)]
+
+
+def _prune_old(engine: Engine, limit: datetime, tenant_id: int | None) -> dict[str, int]:
+    """What is older than `limit`, of one tenant or of all."""
+
+    def of(model: Any, old: Any) -> Any:
+        return old if tenant_id is None else and_(model.tenant_id == tenant_id, old)
+
+    closed = and_(Incident.status == IncidentStatus.RESOLVED, Incident.resolved_at < limit)
     return {
-        "deliveries": _delete_in_batches(engine, Delivery, Delivery.received_at < limit),
-        "incidents": _delete_in_batches(engine, Incident, closed),
-        "refusal_counts": _delete_all(engine, RefusalCount, RefusalCount.minute < limit),
-        "token_usage": _delete_all(engine, TokenUsage, TokenUsage.day < limit.date()),
-        "cause_leases": _delete_all(engine, CauseLease, CauseLease.lease_until < now() - timedelta(hours=1)),
+        "deliveries": _delete_in_batches(engine, Delivery, of(Delivery, Delivery.received_at < limit)),
+        "incidents": _delete_in_batches(engine, Incident, of(Incident, closed)),
+        "refusal_counts": _delete_all(engine, RefusalCount, of(RefusalCount, RefusalCount.minute < limit)),
+        "token_usage": _delete_all(engine, TokenUsage, of(TokenUsage, TokenUsage.day < limit.date())),
+    }
+
+
+def _prune_traces(engine: Engine, moment: datetime) -> dict[str, int]:
+    """What has had its use, whatever the retention."""
+    ended = or_(SignIn.created_at < moment - people.LONGEST_SIGN_IN, SignIn.seen_at < moment - people.LONGEST_IDLE)
+    return {
+        "cause_leases": _delete_all(engine, CauseLease, CauseLease.lease_until < moment - timedelta(hours=1)),
+        "submissions": _delete_in_batches(engine, Submission, Submission.at < moment - SUBMISSIONS_KEPT),
+        "sign_ins": _delete_in_batches(engine, SignIn, ended),
+        "links": _delete_in_batches(engine, Link, Link.expires_at < moment - LINKS_KEPT),
     }
 
 

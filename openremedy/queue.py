@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 log = structlog.get_logger()
 
 QUEUE = "classify"
+INTERACTIVE = "openremedy-interactive"  # somebody sits before a page and waits for it
 JOB = "openremedy.jobs.classify_pending"  # a string, so that the web process never imports it
 WAKE_KEY = "openremedy:wake"
 WAKE_SECONDS = 5  # a lost job is missed no longer than this by those who come after it
@@ -40,6 +41,11 @@ def worker_client(url: str) -> Redis:
 def job_queue(connection: Redis) -> Queue:
     """The queue of classification jobs; JSON, so that nobody with access to Redis can make a worker run pickles."""
     return Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+
+
+def interactive_queue(connection: Redis) -> Queue:
+    """The queue of jobs that somebody waits for; a worker looks at it before the other."""
+    return Queue(INTERACTIVE, connection=connection, serializer=JSONSerializer)
 
 
 class Waker:

@@ -1,19 +1,19 @@
 """Tenants and what belongs to one: webhook secrets, API tokens, what an admin chose for it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.fernet import InvalidToken
 from sqlalchemy import ColumnElement, Engine, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from config import Settings
 from openremedy import audit, cookbook, crypto
 from openremedy.audit import COMMAND_LINE, Actor
 from openremedy.crypto import Vault
@@ -35,8 +35,10 @@ from openremedy.recipes import parse
 FIRST_TENANT = "my-company"
 STARTER_RECIPES = Path(__file__).parent.parent / "config" / "recipes.yaml"
 MAX_LIVE_SECRETS = 10
-MAX_DAILY_TOKENS = 2_000_000_000
-MAX_RETENTION_DAYS = 36_500
+MAX_NAME = 200
+MAX_TOKENS = 2_000_000_000  # what its column holds
+MAX_RETENTION = 3650
+LOWEST_THRESHOLD = 0.5  # below it an answer is more likely wrong than right
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -56,7 +58,7 @@ def create_tenant(
     if not _SLUG.fullmatch(slug):
         _refused("slug", f"{slug[:80]!r} is no slug: 1 to 63 lower-case letters, digits and inner hyphens.")
     secret = crypto.generate(crypto.WEBHOOK_SECRET) if secret is None else given(secret)
-    tenant = Tenant(slug=slug, name=label(name, 200) or slug)
+    tenant = Tenant(slug=slug, name=label(name, MAX_NAME) or slug)
     tenant.secrets.append(WebhookSecret(locked=vault.lock(secret)))
     with unique(session, f"There is a tenant {slug!r} already."):
         session.add(tenant)
@@ -156,57 +158,6 @@ def get_tenant(session: Session, tenant_id: int) -> Tenant:
     return tenant
 
 
-CHOSEN = ("name", "model_allowed", "answer_threshold", "daily_tokens", "retention_days")
-
-
-def settings_of(tenant: Tenant) -> dict[str, Any]:
-    """What an admin chose for a tenant, as change_settings() takes it."""
-    return {field: getattr(tenant, field) for field in CHOSEN}
-
-
-def change_settings(
-    session: Session,
-    tenant_id: int,
-    actor: Actor,
-    *,
-    name: str,
-    model_allowed: bool,
-    answer_threshold: float | None,
-    daily_tokens: int | None,
-    retention_days: int | None,
-) -> None:
-    """What an admin chose for a tenant; None = as the installation has it, `daily_tokens` 0 = no limit.
-
-    The audit line says what changed; when nothing did there is none. Raises Invalid, NotFound.
-    """
-    chosen: dict[str, Any] = {
-        "name": label(name, 200) or _refused("name", "Must not be empty."),
-        "model_allowed": model_allowed,
-        "answer_threshold": _within("answer_threshold", answer_threshold, 0, 1),
-        "daily_tokens": _within("daily_tokens", daily_tokens, 0, MAX_DAILY_TOKENS),
-        "retention_days": _within("retention_days", retention_days, 1, MAX_RETENTION_DAYS),
-    }
-    tenant = get_tenant(session, tenant_id)
-    session.refresh(tenant, with_for_update=True)
-    changed = {field: value for field, value in chosen.items() if getattr(tenant, field) != value}
-    if not changed:
-        return
-    for field, value in changed.items():
-        setattr(tenant, field, value)
-    session.add(audit.line(actor, tenant_id, "settings.changed", tenant.slug, **changed))
-    session.commit()
-
-
-def _within(field: str, value: float | None, least: int, most: int) -> float | None:
-    if value is not None and not (isfinite(value) and least <= value <= most):
-        _refused(field, f"Must be between {least:,} and {most:,}.")
-    return value
-
-
-def _refused(field: str, words: str) -> Any:
-    raise Invalid(fields={field: [words]})
-
-
 def tokens_today(session: Session, tenant_id: int) -> int:
     """Model tokens that a tenant has used since midnight UTC, those of calls in flight included."""
     of_today = select(TokenUsage.tokens).where(TokenUsage.tenant_id == tenant_id, TokenUsage.day == now().date())
@@ -285,6 +236,94 @@ def end_secret(session: Session, tenant_id: int, secret_id: str, actor: Actor) -
     session.commit()
 
 
+# ---------------------------------------------------------------- what an admin chose
+
+
+CHOSEN = ("name", "model_allowed", "answer_threshold", "daily_tokens", "retention_days")
+
+
+def settings_of(tenant: Tenant) -> dict[str, Any]:
+    """What an admin chose for a tenant, as change_settings() takes it."""
+    return {field: getattr(tenant, field) for field in CHOSEN}
+
+
+def change_settings(
+    session: Session,
+    tenant_id: int,
+    actor: Actor,
+    *,
+    installation: Settings,
+    name: str,
+    model_allowed: bool,
+    answer_threshold: float | None,
+    daily_tokens: int | None,
+    retention_days: int | None,
+) -> bool:
+    """Change what an admin may choose; None = as the installation has it. False when nothing changes.
+
+    A tenant may spend fewer tokens and keep things for a shorter time than the installation, not the other way.
+    Raises NotFound, Invalid (only what changes is looked at).
+    """
+    tenant = session.get(Tenant, tenant_id, populate_existing=True, with_for_update={"key_share": True})
+    if tenant is None:
+        raise NotFound()
+    wanted = {
+        "name": name.strip(),
+        "model_allowed": model_allowed,
+        "answer_threshold": answer_threshold,
+        "daily_tokens": daily_tokens,
+        "retention_days": retention_days,
+    }
+    changed = {field: value for field, value in wanted.items() if getattr(tenant, field) != value}
+    try:
+        _check_settings(changed, installation)
+    except Invalid:
+        session.rollback()
+        raise
+    told = {field: {"before": getattr(tenant, field), "after": value} for field, value in changed.items()}
+    for field, value in changed.items():
+        setattr(tenant, field, value)
+    if changed:
+        session.add(audit.line(actor, tenant_id, "tenant.changed", tenant.slug, **told))
+    session.commit()
+    return bool(changed)
+
+
+def _check_settings(changed: Mapping[str, Any], installation: Settings) -> None:
+    problems = {
+        "name": _name_problem(changed.get("name", "-")),
+        "answer_threshold": _range_problem(changed.get("answer_threshold"), LOWEST_THRESHOLD, 1),
+        "daily_tokens": _range_problem(changed.get("daily_tokens"), *_tokens(installation)),
+        "retention_days": _range_problem(changed.get("retention_days"), 1, _longest_retention(installation)),
+    }
+    if wrong := {field: [problem] for field, problem in problems.items() if problem}:
+        raise Invalid("These settings cannot be taken.", fields=wrong)
+
+
+def _name_problem(name: str) -> str | None:
+    if not name:
+        return "Missing: what is it called?"
+    return None if len(name) <= MAX_NAME and name.isprintable() else f"At most {MAX_NAME} characters, all printable."
+
+
+def _range_problem(value: float | None, least: float, most: float) -> str | None:
+    return None if value is None or least <= value <= most else f"From {least:g} to {most:.10g}, or nothing."
+
+
+def _tokens(installation: Settings) -> tuple[int, int]:
+    """0 is no limit, which only an installation without one can give."""
+    limit = installation.llm_daily_tokens
+    return (1, limit) if limit else (0, MAX_TOKENS)
+
+
+def _longest_retention(installation: Settings) -> int:
+    return min(installation.retention_days, MAX_RETENTION)
+
+
+def _refused(field: str, words: str) -> NoReturn:
+    raise Invalid(fields={field: [words]})
+
+
 # ---------------------------------------------------------------- programs
 
 
@@ -292,7 +331,7 @@ def create_token(session: Session, slug: str, role: Role, name: str = "", actor:
     """Create an API token and return it; only its hash is kept. Raises Invalid, NotFound."""
     tenant = find_tenant(session, slug)
     token = crypto.generate(crypto.API_TOKEN)
-    name = label(name, 200)
+    name = label(name, MAX_NAME)
     session.add(ApiToken(tenant_id=tenant.id, token_hash=crypto.hashed(token), role=role, name=name))
     session.add(audit.line(actor, tenant.id, "token.created", name, role=str(role)))
     session.commit()

@@ -13,13 +13,14 @@ from redis.exceptions import RedisError
 from rq import SimpleWorker, worker_registration
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
+from rq.worker import DequeueStrategy
 
 from config import Settings
 from openremedy import jobs
 from openremedy.classification import Classifier, Limits
 from openremedy.enrichment import Enricher
 from openremedy.extensions import db
-from openremedy.queue import job_queue, worker_client
+from openremedy.queue import interactive_queue, job_queue, worker_client
 from openremedy.registry import adapters
 from openremedy.services import services
 
@@ -72,12 +73,18 @@ def run(settings: Settings, *, burst: bool) -> None:
     """Work until stopped. Raises SystemExit when the worker ended of itself, so that a supervisor notices."""
     wait_for(services().redis)
     connection = worker_client(settings.redis_url)
-    queues = [job_queue(connection)]
+    queues = [interactive_queue(connection), job_queue(connection)]
     worker = Worker(queues, connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL)
     with asyncio.Runner() as runner:
         current_app.extensions[jobs.RUNNER] = runner
         current_app.extensions[jobs.CLASSIFIER] = classifier(settings)
-        worker.work(burst=burst, logging_level="WARNING", with_scheduler=False)
+        # In turn: what people ask for goes first, but however much they ask, incidents are classified between.
+        worker.work(
+            burst=burst,
+            logging_level="WARNING",
+            with_scheduler=False,
+            dequeue_strategy=DequeueStrategy.ROUND_ROBIN,
+        )
     if not (burst or worker.asked_to_stop):
         raise SystemExit(1)
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from openremedy import cookbook, registry, sources, tenants
+from openremedy import cookbook, registry, sources
 from openremedy.extensions import db
+from openremedy.models import Tenant as TenantRow
 from openremedy.recipes import RecipeSpec
 from openremedy.services import services
 
@@ -110,8 +112,9 @@ class Tenant:
 
     @property
     def id(self) -> int:
-        with self.app.app_context():
-            return tenants.find_tenant(db.session(), self.slug).id
+        with self.app.app_context(), db.engine.connect().execution_options(sqlite_readonly=True) as connection:
+            found: int = connection.execute(select(TenantRow.id).where(TenantRow.slug == self.slug)).scalar_one()
+            return found
 
     def import_recipes(self, specs: Sequence[RecipeSpec]) -> None:
         """Add or replace recipes of this tenant."""

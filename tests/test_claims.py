@@ -18,7 +18,19 @@ from openremedy.claims import Claim, Turn
 from openremedy.classification import Classifier, Limits
 from openremedy.extensions import db
 from openremedy.ids import new_id
-from openremedy.models import CauseLease, Incident, Verdict, now, table
+from openremedy.models import (
+    CauseLease,
+    Delivery,
+    Incident,
+    Link,
+    RefusalCount,
+    SignIn,
+    Submission,
+    User,
+    Verdict,
+    now,
+    table,
+)
 from openremedy.models import Tenant as TenantRow
 from openremedy.services import KEY
 
@@ -364,6 +376,71 @@ def test_pruning_keeps_open_incidents_and_whatever_is_young(app: Flask, alice: T
         connection.execute(update(Incident).where(Incident.id == uuid.UUID(closed)).values(resolved_at=old))
     assert maintenance.prune(engine, 90)["incidents"] == 1
     assert {one["id"] for one in alice.incidents()} == {kept_open, young}
+
+
+def resolved(tenant: Tenant, engine: Engine, days_ago: int) -> str:
+    """An incident that ended that long ago, with its delivery."""
+    receipt = tenant.alert(hostname=f"{days_ago}-days")
+    tenant.post(f"/incidents/{receipt['incident_id']}/resolve")
+    at = now() - timedelta(days=days_ago)
+    with engine.begin() as connection:
+        connection.execute(
+            update(Incident).where(Incident.id == uuid.UUID(receipt["incident_id"])).values(resolved_at=at)
+        )
+        connection.execute(
+            update(Delivery).where(Delivery.id == uuid.UUID(receipt["delivery_id"])).values(received_at=at)
+        )
+    return str(receipt["incident_id"])
+
+
+def test_a_tenant_keeps_things_for_its_own_time_and_no_longer_than_the_installation(
+    alice: Tenant, charlie: Tenant, engine: Engine
+) -> None:
+    hers = [resolved(alice, engine, days) for days in (3, 8)]
+    his = [resolved(charlie, engine, days) for days in (8, 91)]
+    with engine.begin() as connection:
+        for tenant, days in ((alice, 7), (charlie, 365)):
+            connection.execute(update(TenantRow).where(TenantRow.slug == tenant.slug).values(retention_days=days))
+            minute = {"source_id": 0, "reason": "unauthorized", "minute": now() - timedelta(days=8), "count": 1}
+            connection.execute(insert(RefusalCount).values(tenant_id=tenant.id, **minute))
+    found = maintenance.prune(engine, 90)
+    assert {name: found[name] for name in ("incidents", "deliveries", "refusal_counts")} == {
+        "incidents": 2,
+        "deliveries": 2,
+        "refusal_counts": 1,
+    }
+    assert [one["id"] for one in alice.incidents()] == hers[:1]
+    assert [one["id"] for one in charlie.incidents()] == his[:1]
+
+
+def test_pruning_ends_what_has_had_its_use(alice: Tenant, engine: Engine) -> None:
+    moment = now()
+    people = {"address": "", "user_agent": ""}
+    rows = {
+        Submission: [{"id": "old", "at": moment - timedelta(hours=25)}, {"id": "new", "at": moment}],
+        SignIn: [
+            {"token_hash": "old", "created_at": moment - timedelta(days=31), "seen_at": moment},
+            {"token_hash": "idle", "created_at": moment, "seen_at": moment - timedelta(days=8)},
+            {"token_hash": "new", "created_at": moment - timedelta(days=29), "seen_at": moment - timedelta(days=6)},
+        ],
+        Link: [
+            {"token_hash": "old", "purpose": "setup", "expires_at": moment - timedelta(days=31)},
+            {"token_hash": "new", "purpose": "setup", "expires_at": moment - timedelta(days=29)},
+        ],
+    }
+    with engine.begin() as connection:
+        user = connection.execute(insert(User).values(email="a@b").returning(User.id)).scalar_one()
+        for model, values in rows.items():
+            common = people | {"user_id": user, "confirmed_at": moment} if model is SignIn else {}
+            connection.execute(insert(table(model)), [common | one for one in values])
+    found = maintenance.prune(engine, 90)
+    assert (found["submissions"], found["sign_ins"], found["links"]) == (1, 2, 1)
+    with engine.connect() as connection:
+        left = [
+            connection.execute(select(column)).scalar()
+            for column in (Submission.id, SignIn.token_hash, Link.token_hash)
+        ]
+    assert left == ["new"] * 3
 
 
 def test_the_scheduler_outlives_an_absent_database(app: Flask, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

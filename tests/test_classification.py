@@ -573,6 +573,51 @@ def test_a_tenant_may_switch_the_model_off(app: Flask, alice: Tenant, charlie: T
     assert only(charlie)["verdict"]["tier"] == "model"
 
 
+def choose(app: Flask, tenant: Tenant, **values: Any) -> None:
+    write(app, update(TenantRow).where(TenantRow.slug == tenant.slug).values(values))
+
+
+def test_a_tenant_s_own_threshold_decides_what_goes_to_a_person(app: Flask, alice: Tenant, charlie: Tenant) -> None:
+    room = classifier(app, FakeModel({"confidence": 0.7}))
+    for tenant in (alice, charlie):
+        tenant.alert()
+    choose(app, alice, answer_threshold=0.8)
+    asyncio.run(room.run())
+    assert only(alice)["classification"] == "needs_human"
+    assert reasons(only(alice)) == ["confidence 0.70 is below 0.8"]
+    assert only(charlie)["classification"] == "done"
+    choose(app, alice, answer_threshold=None)
+    alice.alert(hostname="web-02", evidence={"mount": "/srv"})
+    asyncio.run(room.run())
+    assert alice.incidents()[0]["classification"] == "done", "a worker that knows the catalogue reads it anew"
+
+
+def test_a_tenant_s_own_threshold_is_that_of_the_words_too(app: Flask, alice: Tenant) -> None:
+    alice.alert()
+    classify(app)
+    sure = only(alice)["verdict"]["confidence"]
+    assert 0.5 < sure < 0.99
+    choose(app, alice, answer_threshold=sure + 0.005)
+    alice.alert(hostname="web-02")
+    classify(app)
+    assert alice.incidents()[0]["verdict"]["recipe"] is None
+
+
+@pytest.mark.parametrize(
+    ("own", "installation", "asked"),
+    [(None, 100_000, 1), (100, 100_000, 0), (100, 0, 0), (100_000, 100, 0), (0, 100, 0), (0, 0, 1), (None, 0, 1)],
+)
+@ONLY_POSTGRES
+def test_a_tenant_may_spend_less_than_the_installation_and_not_more(
+    app: Flask, alice: Tenant, own: int | None, installation: int, asked: int
+) -> None:
+    choose(app, alice, daily_tokens=own)
+    alice.alert()
+    classify(app, model := FakeModel(), llm_daily_tokens=installation)
+    assert model.calls == asked
+    assert only(alice)["verdict"]["provisional"] is not bool(asked)
+
+
 # ---------------------------------------------------------------- hostile alerts
 
 

@@ -27,6 +27,7 @@ from test_recipes import SPECS, spec
 
 ALICE = Actor("alice@example.com", "192.0.2.1", "request-1")
 BOB = Actor("bob@example.com", "192.0.2.2", "request-2")
+ONLY_POSTGRES = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 FIRST = spec(slug="own", title="First", match={"port": 1}, tags=("a", "b"), steps="one\ntwo\nthree\n")
 SECOND = replace(FIRST, title="Second")
 
@@ -174,6 +175,17 @@ def test_of_many_who_save_at_once_one_wins_and_the_others_are_told(app: Flask, t
     assert sum(isinstance(one, Conflict) for one in told) == 5
     with app.app_context():
         assert [one.version for one in history(db.session(), tenant_id, "own")] == [2, 1]
+
+
+@ONLY_POSTGRES  # on SQLite whoever has read holds the lock
+def test_what_a_session_read_before_the_lock_is_read_again(app: Flask, tenant_id: int) -> None:
+    with app.app_context():
+        save(db.session(), tenant_id, FIRST, None, ALICE)
+        shown = cookbook.find(db.session(), tenant_id, "own")
+        at_once(app, 1, lambda session, _: save(session, tenant_id, SECOND, 1, BOB))
+        assert shown.title == "First"
+        with pytest.raises(Conflict):
+            save(db.session(), tenant_id, replace(FIRST, title="Mine"), 1, ALICE)
 
 
 def test_of_many_who_create_one_slug_at_once_one_wins(app: Flask, tenant_id: int) -> None:

@@ -121,8 +121,9 @@ def test_a_link_tells_the_other_side_nothing(url: str) -> None:
     assert render(f"[x]({url})") == f'<p><a href="{url}" rel="noopener noreferrer nofollow">x</a></p>\n'
 
 
-def test_a_link_that_may_not_be_one_stays_readable() -> None:
-    assert render("[x](javascript:alert(1))") == "<p>[x](javascript:alert(1))</p>\n"
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "/settings", "//elsewhere.example", "ftp://a.example"])
+def test_a_link_that_may_not_be_one_stays_readable(url: str) -> None:
+    assert render(f"[x]({url})") == f"<p>[x]({url})</p>\n"
 
 
 def test_an_image_is_a_link_that_nobody_s_browser_follows_by_itself() -> None:

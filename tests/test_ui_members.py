@@ -248,7 +248,7 @@ def test_the_log_is_narrowed_by_its_address(ann: Person, app: Flask) -> None:
     ann.post("settings", name="Renamed")
     page = ann.get("audit", action="token.", who="ann@").text
     assert "deploy script" in page
-    assert 'class="mono">settings.changed<' not in page
+    assert 'class="mono">tenant.changed<' not in page
     assert 'value="token."' in page
     assert "Nothing fits" in ann.get("audit", to="2001-01-01").text
     assert "deploy script" in ann.get("audit", **{"from": "2001-01-01", "to": "9999-12-31"}).text

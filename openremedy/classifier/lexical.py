@@ -200,9 +200,9 @@ def _said(subject: Subject) -> Iterator[tuple[str, float]]:
     yield subject.hostname, _HOSTNAME
 
 
-def lexical_answer(subject: Subject, ranked: Sequence[Match]) -> Answer:
+def lexical_answer(subject: Subject, ranked: Sequence[Match], threshold: float = ANSWER_THRESHOLD) -> Answer:
     """The best candidate if it is good enough, else none with the runners-up."""
-    best = ranked[0] if ranked and ranked[0].confidence >= ANSWER_THRESHOLD else None
+    best = ranked[0] if ranked and ranked[0].confidence >= threshold else None
     others = ranked[1:] if best else ranked
     return Answer(
         recipe=best.recipe if best else None,
