@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from rq import Queue
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
@@ -19,7 +20,7 @@ from openremedy.audit import Filters
 from openremedy.errors import NotFound
 from openremedy.extensions import db
 from openremedy.models import Recipe, Role
-from openremedy.queue import job_queue, web_client
+from openremedy.queue import interactive_queue, job_queue, web_client
 from services import RedisServer
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
@@ -234,7 +235,7 @@ def test_superadmins_see_the_lines_of_every_tenant_and_of_none(app: Flask, root:
     assert ">alice</td>" in page
     assert '<span class="badge plain">superadmin</span>' in page
     assert ">installation</td>" not in root.get("/admin/audit", tenant="alice").text
-    assert "settings.changed,alice" in root.get("/admin/audit.csv", tenant="alice").text
+    assert "tenant.changed,alice" in root.get("/admin/audit.csv", tenant="alice").text
 
 
 # ---------------------------------------------------------------- health
@@ -286,10 +287,10 @@ def queued(make_app: Any, settings: Settings, redis_url: str) -> Person:
     return Person(app, "root@example.com")
 
 
-def fail_a_job(url: str) -> str:
+def fail_a_job(url: str, queue: Queue | None = None) -> str:
     """A job of which rq has written that it failed."""
     connection = web_client(url)
-    queue = job_queue(connection)
+    queue = queue or job_queue(connection)
     job = queue.enqueue("openremedy.jobs.there_is_no_such_job", failure_ttl=3600)
     worker = SimpleWorker([queue], connection=connection, serializer=JSONSerializer)
     worker.work(burst=True, logging_level="CRITICAL")
@@ -332,10 +333,13 @@ def test_a_failed_job_is_queued_again_or_deleted(queued: Person, redis_url: str)
 
 @ON_ONE
 def test_all_failed_jobs_at_once(queued: Person, redis_url: str) -> None:
-    ids = {fail_a_job(redis_url) for _ in range(3)}
-    queue = job_queue(web_client(redis_url))
+    connection = web_client(redis_url)
+    queue, other = job_queue(connection), interactive_queue(connection)
+    ids = {fail_a_job(redis_url) for _ in range(2)}
+    of_the_other = fail_a_job(redis_url, other)
+    assert of_the_other in queued.get("/admin/queue").text
     assert queued.post("/admin/queue/requeue").status_code == 303
-    assert set(queue.get_job_ids()) == ids
+    assert (set(queue.get_job_ids()), other.get_job_ids()) == (ids, [of_the_other])
     queue.empty()
     fail_a_job(redis_url)
     assert queued.post("/admin/queue/delete").status_code == 303
@@ -414,4 +418,4 @@ def test_a_job_that_is_gone_is_not_found(redis_url: str) -> None:
     connection = web_client(redis_url)
     for change in (backlog.requeue, backlog.delete_failed):
         with pytest.raises(NotFound):
-            change(connection, "gone")
+            backlog.each_failed(connection, "gone", change)

@@ -17,7 +17,12 @@ from openremedy.models import Role
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "</textarea><svg onload=alert(1)>"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{7*191919}}",
+    "</textarea><svg onload=alert(1)>",
+]
 
 
 @pytest.fixture
@@ -221,8 +226,8 @@ def test_names_are_only_text(app: Flask, ann: Person, text: str) -> None:
     ann.post("settings", name=text)
     for page in ("tokens", "members", "settings", "audit"):
         found = ann.get(page).text
-        assert text not in found or text == "{{7*7}}"
-        assert "49" not in re.sub(r"<time.*?</time>", "", found) or text != "{{7*7}}"
+        assert text not in found or text == "{{7*191919}}"
+        assert "1343433" not in found
 
 
 # ---------------------------------------------------------------- the audit log
@@ -243,7 +248,7 @@ def test_the_log_is_narrowed_by_its_address(ann: Person, app: Flask) -> None:
     ann.post("settings", name="Renamed")
     page = ann.get("audit", action="token.", who="ann@").text
     assert "deploy script" in page
-    assert 'class="mono">settings.changed<' not in page
+    assert 'class="mono">tenant.changed<' not in page
     assert 'value="token."' in page
     assert "Nothing fits" in ann.get("audit", to="2001-01-01").text
     assert "deploy script" in ann.get("audit", **{"from": "2001-01-01", "to": "9999-12-31"}).text

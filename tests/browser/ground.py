@@ -1,16 +1,19 @@
 """What a test in the browser stands on: a running service with people and things in it."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import requests
 from flask import Flask
 from playwright.sync_api import Browser
 from sqlalchemy import func, select
 
 from browser.people import state_of
+from cast import sign
 from conftest import ENCRYPTION_KEY, make_settings
 from openremedy.app import create_app
 from openremedy.extensions import db
@@ -40,6 +43,16 @@ class Ground:
         if name not in self._states:
             self._states[name] = state_of(self._browser, self.stack.url, name)
         return self._states[name]
+
+    def stack_send(self, **alert: Any) -> dict[str, Any]:
+        """Post a signed alert of Alice's over the wire."""
+        tenant = self.cast.tenants[ADMIN]
+        raw = json.dumps(alert).encode()
+        url = f"{self.stack.url}/api/v1/webhooks/alerts/{tenant.slug}"
+        answer = requests.post(url, data=raw, headers={"X-OpenRemedy-Signature": sign(tenant.secret, raw)}, timeout=30)
+        assert answer.status_code == 202, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
 
     def wait_for_verdicts(self) -> None:
         """Until no incident waits any more."""
