@@ -151,7 +151,8 @@ def places(
     plain = _listed(tenant_id, filters, sort, after)
     words = filters.q.split()[:MAX_WORDS] if filters.q else []
     if not words:
-        return _read(session, plain.limit(limit))
+        ranked = sort is Sort.SEVERITY
+        return _worst_first(session, tenant_id, filters, after, limit) if ranked else _read(session, plain.limit(limit))
     contained = and_(*map(_contains, words))
     if session.get_bind().dialect.name != "postgresql":
         return _read(session, plain.where(contained).limit(limit))
@@ -176,6 +177,18 @@ def _listed(tenant_id: int, filters: Filters, sort: Sort, after: Place | None) -
     if key is None:
         return statement.where(_incidents.c.id < after.id)
     return statement.where(tuple_(key, _incidents.c.id) < tuple_(after.value, after.id))
+
+
+def _worst_first(session: Session, tenant_id: int, filters: Filters, after: Place | None, limit: int) -> list[Place]:
+    """One severity after the other, each newest first, until there are enough: ordering all would read all."""
+    found: list[Place] = []
+    for severity, rank in sorted(_RANKS.items(), key=lambda one: -one[1]):
+        if len(found) == limit or (after and rank > after.value):
+            continue
+        behind = Place(after.id) if after and rank == after.value else None
+        newest = _listed(tenant_id, filters, Sort.NEWEST, behind).where(_incidents.c.severity == severity)
+        found += [Place(one.id, rank) for one in _read(session, newest.limit(limit - len(found)))]
+    return found
 
 
 def _conditions(tenant_id: int, filters: Filters) -> Iterator[ColumnElement[bool]]:
@@ -212,6 +225,8 @@ def _searched(session: Session, tenant_id: int, plain: Select[Any], words: Seque
     The database cannot tell which of the two a word is: it knows nothing of the middle of long texts.
     """
     contained = and_(*map(_contains, words))
+    # A plan made once for all words reads everything for some of them.
+    session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
     # Neither ordered nor limited: otherwise the database may prefer to read the whole list in its order.
     near = plain.limit(WINDOW).cte("near").prefix_with("MATERIALIZED", dialect="postgresql")
     found = _read(session, select(near).join(_incidents, _incidents.c.id == near.c.id).where(contained))
@@ -219,7 +234,10 @@ def _searched(session: Session, tenant_id: int, plain: Select[Any], words: Seque
         return sorted(found, reverse=True)[:limit]
     if len(found) ** 2 >= DENSE * limit:
         return _read(session, plain.where(contained).limit(limit))
-    return _read(session, plain.where(contained, _incidents.c.id.in_(_hits(tenant_id, words))).limit(limit))
+    hit = plain.where(_incidents.c.id.in_(_hits(tenant_id, words)))
+    # A word that JSON spells in its own way is a hit in places where it does not count.
+    odd = any(_written(word) != word for word in words)
+    return _read(session, (hit.where(contained) if odd else hit).limit(limit))
 
 
 def _contains(word: str) -> ColumnElement[bool]:
