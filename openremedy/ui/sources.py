@@ -1,6 +1,7 @@
 """Sources: connecting a tool, seeing how far that has come, and looking after its credentials."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -208,6 +209,7 @@ def _page(source: Source, made: Made | None = None, problem: Problem | None = No
         refusals=progress.refusals(db.session(), source),
         options=_choices(options_of(source.adapter), source.options) if adapter else [],
         typed=request.form if problem else {},
+        stale_minutes=_minutes(source.stale_after),
         problem=problem,
         grace_hours=GRACE_HOURS,
         **_progress(source),
@@ -273,21 +275,32 @@ def edit_source(source_id: str) -> ResponseReturnValue:
         changes = _edited(found)
     except Invalid as problem:
         return _again(source_id, problem)
+    if not changes:
+        flash("Nothing was changed.")
+        return _back(source_id)
     return _change(source_id, "Saved.", **changes)
 
 
 def _edited(source: Source) -> dict[str, Any]:
+    """What of the form is not as it was. Raises Invalid."""
     minutes = forms.whole("stale_minutes", 1, domain.MAX_STALE_AFTER // 60)
     name = forms.text("name", 100)
     if not name:
         raise Invalid(fields={"name": ["Must not be empty."]})
-    changes = {
+    given = {
         "name": name,
-        "stale_after": None if minutes is None else minutes * 60,
+        # The page shows whole minutes: what was set in seconds stays so.
+        "stale_after": source.stale_after if minutes == _minutes(source.stale_after) else (minutes or 0) * 60 or None,
         "rate_limit": forms.whole("rate_limit", 0, domain.MAX_RATE_LIMIT),
     }
+    changes = {field: value for field, value in given.items() if value != getattr(source, field)}
     options = _chosen(options_of(source.adapter), source.options)
-    return changes | ({"options": options} if options else {})
+    others = {option: value for option, value in options.items() if value != source.options.get(option)}
+    return changes | ({"options": others} if others else {})
+
+
+def _minutes(seconds: int | None) -> int | None:
+    return None if seconds is None else math.ceil(seconds / 60)
 
 
 @in_tenant("/sources/<source_id>/rotate", "POST", role=Role.ADMIN)
