@@ -54,7 +54,7 @@ def sample(hostname: str, at: datetime, ended: bool) -> dict[str, Any]:
         "status": name,
         "incident_key": f"openremedy-test-{number}",
         "created_at": at.isoformat(),
-        "title": f"Disk full on {hostname}: a test alert of OpenRemedy",
+        "title": f"[Triggered on {{host:{hostname}}}] Disk full: a test alert of OpenRemedy",
         "service": {"id": "PTEST", "type": "service_reference", "summary": "OpenRemedy test"},
         "urgency": "high",
         "priority": None,

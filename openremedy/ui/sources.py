@@ -315,9 +315,8 @@ def rotate_source(source_id: str) -> ResponseReturnValue:
         return _again(source_id, problem)
     db.session.add(audit.line(g.visitor.actor, g.here.id, "source.rotated", found.name, grace_hours=hours))
     token, until = domain.rotate_source(db.session(), found, timedelta(hours=hours))
-    before = (
-        Markup("The one before works until {}.").format(exactly(until)) if until > now() else "The one before ended."
-    )
+    ended = "The one before has ended."
+    before = Markup("The one before works until {}.").format(exactly(until)) if until > now() else ended
     return _page(_source(source_id), Made(token, before))
 
 
