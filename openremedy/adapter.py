@@ -27,6 +27,7 @@ from openremedy.edge import Addressee
 from openremedy.errors import BadBody, Invalid, RateLimited, TooLarge, TryAgainSoon, Unauthorized, Unavailable
 from openremedy.extensions import limiter
 from openremedy.incident_type import incident_type_of, said_type
+from openremedy.instructions import ANY_TOOL, Sample, SetupStep
 from openremedy.intake import Bundle, Origin, Receipt, Signed
 from openremedy.models import now
 from openremedy.services import services
@@ -59,7 +60,7 @@ from openremedy.translation import (
 )
 
 __all__ = [
-    "HEADER_STEP",
+    "ANY_TOOL",
     "THINGS_OF",
     "UNKNOWN_HOST",
     "Adapter",
@@ -73,6 +74,7 @@ __all__ = [
     "Mapped",
     "Payload",
     "Rejected",
+    "Sample",
     "SetupStep",
     "Severity",
     "Text",
@@ -160,28 +162,6 @@ class Enrichment:
 
 
 @dataclass(frozen=True)
-class SetupStep:
-    """One step of connecting the tool, as the page of a source shows it.
-
-    In `text` and `snippet` these words are replaced by what they are for this source, as plain text: {url} where the
-    tool posts to, {scheme}, {host} (with its port) and {path} of it, {token} of the source, {name} of the source.
-    """
-
-    title: str
-    text: str = ""
-    snippet: str = ""
-
-
-# (host name, time, whether it is the end): a body as the tool sends it, of an alert that begins or ends then.
-Sample = Callable[[str, datetime, bool], dict[str, Any]]
-HEADER_STEP = SetupStep(
-    "Post to this address with the token",
-    "Any of these carries the token: a bearer token, the password of HTTP Basic (any user), or X-OpenRemedy-Token.",
-    "POST {url}\nAuthorization: Bearer {token}",
-)
-
-
-@dataclass(frozen=True)
 class Adapter:
     """A monitoring tool whose own webhooks we take. `name` is its folder and the word in its URL."""
 
@@ -197,9 +177,11 @@ class Adapter:
     # What an admin may choose per source; every field has a default.
     options: Schema = field(default_factory=Payload)
     enrichment: Enrichment | None = None
-    # For the page of its sources: what the tool is, how it is connected, and a body to try it with (None: no button).
-    summary: str = ""
-    setup: tuple[SetupStep, ...] = (HEADER_STEP,)
+    # For the pages of its sources: the tool in a sentence, how it is connected, what to do where a line of the
+    # checklist (by its name in openremedy/checklist.py) stays open, and a body for the test alert (None: no test).
+    summary: str = "Posts its own notifications."
+    setup: tuple[SetupStep, ...] = ANY_TOOL
+    hints: Mapping[str, str] = field(default_factory=dict)
     sample: Sample | None = None
 
     @property

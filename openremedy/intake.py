@@ -48,13 +48,37 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """That a body is a test alert of ours: for which source, who sends it, and whether it is the end of one."""
+
+    source: str
+    actor: Actor
+    ended: bool = False
+
+    @property
+    def remark(self) -> str:
+        """The same for people."""
+        what = "end of a test alert" if self.ended else "test alert"
+        return f"This is the {what} that {self.actor.name} has sent from the page of the source, not the tool."
+
+    def note(self, delivery: dict[str, Any]) -> Callable[[Connection], None]:
+        """Writes who did it, once for both, in the transaction that stores the delivery."""
+        tenant_id, sent = delivery["tenant_id"], str(delivery["id"])
+        if self.ended:
+            return lambda _connection: None
+        return lambda connection: audit.write(
+            connection, self.actor, tenant_id, "source.tested", self.source, delivery=sent
+        )
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where a body came from."""
+    """Where a body came from. `replay`: it is not from its sender, whose sign of life it is not."""
 
     request_id: str
     remote_addr: str
     headers: dict[str, str] = field(default_factory=dict)
-    replay: Replay | None = None
+    replay: Replay | Rehearsal | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +185,7 @@ class Door:
         delivery: dict[str, Any],
         arrivals: Sequence[Arrival],
         unplaced: Sequence[Unplaced],
-        replay: Replay | None,
+        replay: Replay | Rehearsal | None,
     ) -> list[Stored]:
         note = replay.note(delivery) if replay else None
         outcomes = store.store(self.engine, delivery, arrivals, unplaced, note)

@@ -39,7 +39,7 @@ def preview(session: Session, tenant_id: int, delivery_id: uuid.UUID) -> dict[st
             return found | {"alerts": [json.loads(alert.to_bytes())]}
         source = _source(session, delivery)
         found["source"] = source.name
-        reading = _read(_adapter(delivery), delivery, source)
+        reading = read(_adapter(delivery), delivery, source)
     except (BadBody, Invalid, TooLarge) as problem:
         return found | {"error": {"code": problem.code, "message": problem.message, "fields": problem.fields}}
     return found | {"alerts": [_at_the_door(one) for one in reading.translations], "remark": reading.remark}
@@ -63,7 +63,7 @@ def replay(session: Session, tenant_id: int, delivery_id: uuid.UUID, actor: Acto
         session.rollback()
         return _again(slug, body, origin)
     source = _source(session, delivery)
-    reading = _read(_adapter(delivery), delivery, source)
+    reading = read(_adapter(delivery), delivery, source)
     sender = Sender(source.id, tenant_id, slug, source.adapter, source.name, source.rate_limit, source.options)
     session.rollback()
     return native.hand_over(sender, body, reading, origin)
@@ -116,8 +116,11 @@ def _source(session: Session, delivery: Delivery) -> Source:
     return found[0]
 
 
-def _read(adapter: Adapter, delivery: Delivery, source: Source) -> Reading:
-    """The body by the format that fits it: the path that it came by is not kept. Raises BadBody, Invalid, TooLarge."""
+def read(adapter: Adapter, delivery: Delivery, source: Source) -> Reading:
+    """A stored body by the format that fits it, because the path that it came by is not kept.
+
+    Raises BadBody, Invalid, TooLarge.
+    """
     mimetype = parse_options_header(delivery.headers.get("Content-Type"))[0].lower()
     *others, last = _formats(adapter, delivery.body)
     for shape in others:

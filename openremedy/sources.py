@@ -6,10 +6,11 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
-from openremedy import crypto, heartbeat
+from openremedy import audit, crypto, heartbeat
 from openremedy.alerts import Outcome
+from openremedy.audit import Actor
 from openremedy.crypto import Vault
 from openremedy.errors import Conflict, Invalid, NotFound
 from openremedy.incidents import stamp
@@ -22,18 +23,35 @@ UNCHANGED: Any = object()
 
 
 def add_source(
-    session: Session, vault: Vault, slug: str, adapter: str, name: str = "", signing_secret: str | None = None
+    session: Session,
+    vault: Vault,
+    slug: str,
+    adapter: str,
+    name: str = "",
+    signing_secret: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    shape: Schema | None = None,
+    actor: Actor | None = None,
 ) -> tuple[Source, str]:
-    """Add a source and return it with its token, shown this once. Raises Invalid, Conflict, NotFound."""
+    """Add a source and return it with its token, shown this once.
+
+    `options` are checked by `shape`, the adapter's schema. With an `actor` the audit log says who did it.
+    Raises Invalid, Conflict, NotFound.
+    """
     tenant = find_tenant(session, slug)
     token = crypto.generate(crypto.SOURCE_TOKEN)
     name = label(name, 100) or _free_name(session, tenant.id, adapter)
     source = Source(tenant_id=tenant.id, adapter=adapter, name=name)
+    if options and shape:
+        source.options = _options(shape, options)
     source.tokens.append(SourceToken(token_hash=crypto.hashed(token)))
     if signing_secret is not None:
         source.secrets.append(_secret(vault, signing_secret, SecretKind.SIGNING))
     with unique(session, f"There is a source {name!r} already."):
         session.add(source)
+        if actor:
+            session.add(audit.line(actor, tenant.id, "source.added", name, adapter=adapter))
     return source, token
 
 
@@ -50,7 +68,9 @@ def _free_name(session: Session, tenant_id: int, adapter: str) -> str:
 
 def list_sources(session: Session, tenant_id: int) -> Sequence[Source]:
     """The sources of a tenant, oldest first."""
-    return session.scalars(select(Source).where(Source.tenant_id == tenant_id).order_by(Source.id)).all()
+    credentials = (selectinload(Source.tokens), selectinload(Source.secrets))
+    statement = select(Source).where(Source.tenant_id == tenant_id).options(*credentials).order_by(Source.id)
+    return session.scalars(statement).all()
 
 
 def find_source(session: Session, slug: str, source: str) -> Source:

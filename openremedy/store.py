@@ -160,8 +160,9 @@ def store(
 ) -> list[Stored]:
     """Store a delivery with its alerts and return their outcomes in the order of the body.
 
-    `delivery` is a row of the table. `replayed` says that it came before: it writes who did that, in the same
-    transaction, and the delivery is no sign of life of its source. Raises Unavailable; then nothing was stored.
+    `delivery` is a row of the table. `replayed` says that somebody here sent it and not its source: it writes
+    who did that, in the same transaction, and the delivery is no sign of life of the source. Raises Unavailable; then
+    nothing was stored.
     """
     alone = False
     for attempt in range(ATTEMPTS):

@@ -40,7 +40,7 @@ from openremedy.models import (
 log = structlog.get_logger()
 
 INTERVAL = 1.0  # seconds
-MAX_WAITING = 500  # different refusals between two writes: by slug, source, reason, minute
+MAX_WAITING = 500  # different refusals between two writes: by slug, adapter, source, reason, minute
 MAX_SAMPLES_WAITING = 200  # with 64 KiB each
 MAX_SLUG = 63
 MAX_INTEGER = 2**31 - 1  # a declared length may be anything
@@ -50,8 +50,8 @@ SAMPLES_KEPT = 500  # per tenant
 MAX_STRAYS = 100  # between two writes
 CANONICAL = 0
 
-# Slug or tenant, source, reason, minute.
-_Waiting = tuple[str, int, str, datetime]
+# Slug (or tenant), adapter, source, reason, minute.
+_Waiting = tuple[str, str, int, str, datetime]
 _Counted = tuple[int, int, str, datetime]
 
 _deliveries = table(Delivery)
@@ -81,7 +81,7 @@ class Refusal:
     def kind(self) -> _Waiting:
         """What it is counted by."""
         minute = self.at.replace(second=0, microsecond=0)
-        return self.slug, self.source_id or CANONICAL, self.reason, minute
+        return self.slug, self.adapter, self.source_id or CANONICAL, self.reason, minute
 
 
 class Tally:
@@ -235,12 +235,29 @@ def _write_refusals(connection: Connection, waiting: Counter[_Waiting], samples:
     )
     tenants = {row.slug: row.id for row in connection.execute(found)}
     samples = [_with_source(connection, tenants[one.slug], one) for one in samples if one.slug in tenants]
-    for (slug, source_id, reason, minute), count in sorted(waiting.items()):
-        if slug in tenants:
-            _count(connection, (tenants[slug], source_id, reason, minute), count)
+    for key, count in sorted(_by_source(connection, tenants, waiting).items()):
+        _count(connection, key, count)
     for slug, tenant_id in sorted(tenants.items()):
         _sample(connection, tenant_id, [refusal for refusal in samples if refusal.slug == slug])
     _tell_sources(connection, samples)
+
+
+def _by_source(connection: Connection, tenants: Mapping[str, int], waiting: Counter[_Waiting]) -> Counter[_Counted]:
+    """The counts of known tenants; those of no source are of the only one that the tenant has of that kind."""
+    counts: Counter[_Counted] = Counter()
+    for (slug, adapter, source_id, reason, minute), count in waiting.items():
+        if slug in tenants:
+            known = source_id or _only_source(connection, tenants[slug], adapter) or CANONICAL
+            counts[tenants[slug], known, reason, minute] += count
+    return counts
+
+
+def _only_source(connection: Connection, tenant_id: int, adapter: str) -> int | None:
+    if adapter == "canonical":
+        return None
+    theirs = select(Source.id).where(Source.tenant_id == tenant_id, Source.adapter == adapter)
+    only = list(connection.scalars(theirs.limit(2)))
+    return only[0] if len(only) == 1 else None
 
 
 def _with_source(connection: Connection, tenant_id: int, refusal: Refusal) -> Refusal:
@@ -251,10 +268,7 @@ def _with_source(connection: Connection, tenant_id: int, refusal: Refusal) -> Re
         return refusal
     theirs = select(Source.id).where(Source.tenant_id == tenant_id, Source.adapter == refusal.adapter)
     known = theirs.join(SourceToken).where(SourceToken.token_hash.in_(refusal.token_hashes)).limit(1)
-    source_id = connection.scalar(known)
-    if source_id is None:
-        only = list(connection.scalars(theirs.limit(2)))
-        source_id = only[0] if len(only) == 1 else None
+    source_id = connection.scalar(known) or _only_source(connection, tenant_id, refusal.adapter)
     return replace(refusal, source_id=source_id)
 
 

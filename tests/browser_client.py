@@ -48,7 +48,7 @@ class Person:
 
     def get(self, path: str = "", **query: Any) -> TestResponse:
         """Open a page."""
-        return self.client.get(self.path(path), query_string=query, headers={"Accept": "text/html"})
+        return self.client.get(self.path(path), query_string=query or None, headers={"Accept": "text/html"})
 
     def token(self, page: str = "/account") -> str:
         """The token that the forms of a page carry."""

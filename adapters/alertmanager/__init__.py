@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from adapters.alertmanager.setup import SETUP, SUMMARY, sample
+from adapters.alertmanager.setup import HINTS, SETUP, SUMMARY, sample
 from openremedy.adapter import (
     THINGS_OF,
     UNKNOWN_HOST,
@@ -190,5 +190,6 @@ adapter = Adapter(
     ),
     summary=SUMMARY,
     setup=SETUP,
+    hints=HINTS,
     sample=sample,
 )

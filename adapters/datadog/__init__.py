@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from marshmallow import pre_load
 
-from adapters.datadog.setup import SETUP, SUMMARY, sample
+from adapters.datadog.setup import HINTS, SETUP, SUMMARY, sample
 from openremedy.adapter import (
     UNKNOWN_HOST,
     Adapter,
@@ -469,5 +469,6 @@ adapter = Adapter(
     formats=(Format(payload=Event(), translate=translate, unwrap=unwrap, advice=ADVICE, form=True),),
     summary=SUMMARY,
     setup=SETUP,
+    hints=HINTS,
     sample=sample,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validates_schema
 
-from adapters.grafana.setup import SETUP, SUMMARY, sample
+from adapters.grafana.setup import HINTS, SETUP, SUMMARY, sample
 from openremedy.adapter import (
     THINGS_OF,
     UNKNOWN_HOST,
@@ -329,8 +329,22 @@ def _check_header(name: str) -> None:
 class Options(Payload):
     """How the contact point signs (HMAC Signature: Header, Timestamp header)."""
 
-    signature_header = fields.String(load_default=SIGNATURE, validate=_check_header)
-    timestamp_header = fields.String(load_default=None, validate=_check_header)
+    signature_header = fields.String(
+        load_default=SIGNATURE,
+        validate=_check_header,
+        metadata={
+            "title": "Header of the signature",
+            "description": "As in the contact point, HMAC Signature, Header.",
+        },
+    )
+    timestamp_header = fields.String(
+        load_default=None,
+        validate=_check_header,
+        metadata={
+            "title": "Header of its time",
+            "description": "As in the contact point, Timestamp header, and then required. Empty: there is none.",
+        },
+    )
 
     @validates_schema
     def check_both(self, values: dict[str, Any], **_kwargs: Any) -> None:
@@ -373,5 +387,6 @@ adapter = Adapter(
     options=Options(),
     summary=SUMMARY,
     setup=SETUP,
+    hints=HINTS,
     sample=sample,
 )

@@ -1,4 +1,4 @@
-"""How Grafana is connected, and a notification to try it with."""
+"""What the page of a source of Grafana says and shows."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,12 +20,14 @@ SETUP = (
         "{token}",
     ),
     SetupStep(
-        "Test it, save it, and choose it in Notification policies",
-        "Grafana makes one attempt for each notification, so keep the group interval short: 1 minute.",
+        "Test, then Save contact point, then choose it in Notification policies",
+        "The test opens no incident here. Grafana makes one attempt for each notification, so keep the group interval "
+        "short: 1 minute.",
     ),
     SetupStep(
-        "Or: provision it",
-        "A file for Grafana's provisioning/alerting folder; the token comes from its environment.",
+        "Or: a file for its provisioning/alerting folder",
+        "In place of the steps before. The token is OPENREMEDY_TOKEN in the environment of Grafana. The part policies "
+        "replaces the whole tree of notification policies: leave it out where you have one.",
         """apiVersion: 1
 contactPoints:
   - orgId: 1
@@ -48,7 +50,22 @@ policies:
     repeat_interval: 4h
 """,
     ),
+    SetupStep(
+        "Or: let Grafana sign, from 12.0 on",
+        "No token is sent then. In HMAC Signature enter a secret of your own, X-Grafana-Alerting-Signature as Header "
+        "and X-Grafana-Alerting-Timestamp as Timestamp header. Give the same secret to this source as a signing "
+        "secret, and name the timestamp header in its settings. This makes a good secret:",
+        "openssl rand -hex 32",
+    ),
 )
+HINTS = {
+    "reached": "Nothing has arrived yet. Press Test in the contact point: that ticks the first three lines.",
+    "host": "No alert so far names its host. It is read from the label instance, host or node and from the annotation "
+    "hostname; a rule that sums the label away loses it.",
+    "type": "Every alert so far is of the type custom. Give the rules a label incident_type, such as disk_full.",
+    "severity": "No alert so far says how bad it is, so each counts as medium. Give the rules a label severity.",
+    "recovery": "No alert has ended yet. Grafana says so a group interval later, if Disable resolved message is off.",
+}
 
 
 def sample(hostname: str, at: datetime, ended: bool) -> dict[str, Any]:
@@ -60,8 +77,8 @@ def sample(hostname: str, at: datetime, ended: bool) -> dict[str, Any]:
         "labels": labels,
         "annotations": {"summary": f"The disk of {hostname} is 94 % full: a test alert of OpenRemedy"},
         "startsAt": at.isoformat(),
-        "endsAt": (at + timedelta(minutes=1)).isoformat() if ended else "0001-01-01T00:00:00Z",
-        "fingerprint": f"{int(at.timestamp()) & 0xFFFFFFFFFFFFFFFF:016x}",
+        "endsAt": (at + timedelta(seconds=1)).isoformat() if ended else "0001-01-01T00:00:00Z",
+        "fingerprint": f"{int(at.timestamp() * 1_000_000):016x}",
         "values": {"A": 94},
     }
     return {

@@ -24,7 +24,7 @@ from adapters.pagerduty.details import (
 )
 from adapters.pagerduty.enrichment import BASES, alerts_of_incident
 from adapters.pagerduty.legacy import as_event, is_v1
-from adapters.pagerduty.setup import SETUP, SUMMARY, sample
+from adapters.pagerduty.setup import HINTS, SETUP, SUMMARY, sample
 from openremedy.adapter import (
     UNKNOWN_HOST,
     Adapter,
@@ -96,8 +96,18 @@ class Event(Payload):
 class Options(Payload):
     """What an admin may choose for a source of this adapter."""
 
-    legacy_v2 = fields.Boolean(load_default=False)
-    region = fields.String(load_default="us", validate=validate.OneOf(list(BASES)))
+    legacy_v2 = fields.Boolean(
+        load_default=False,
+        metadata={
+            "title": "Take legacy V2 webhooks",
+            "description": "They are not signed: give the extension the token of this source as a custom header.",
+        },
+    )
+    region = fields.String(
+        load_default="us",
+        validate=validate.OneOf(list(BASES)),
+        metadata={"title": "Service region", "description": "Where its API is asked about new incidents."},
+    )
 
 
 _EVENT, _OPTIONS = Event(), Options()
@@ -290,5 +300,6 @@ adapter = Adapter(
     enrichment=alerts_of_incident,
     summary=SUMMARY,
     setup=SETUP,
+    hints=HINTS,
     sample=sample,
 )

@@ -1,27 +1,35 @@
-"""Sources: connecting a tool, seeing that it is connected, and looking after its credentials."""
+"""Sources: connecting a tool, seeing how far that has come, and looking after its credentials."""
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+from marshmallow import Schema, ValidationError, fields
 
 from openremedy import audit, rehearsal
+from openremedy import checklist as progress
 from openremedy import sources as domain
-from openremedy.adapter import HEADER_STEP, Adapter, SetupStep
-from openremedy.checklist import TEST_HOST, checklist, refusals
+from openremedy.adapter import ANY_TOOL, Adapter
 from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
-from openremedy.models import Role, Source
+from openremedy.instructions import TEST_HOST, SetupStep, filled, places
+from openremedy.models import Role, Source, now
 from openremedy.registry import adapters, options_of
 from openremedy.services import services
 from openremedy.ui import forms
 from openremedy.ui.access import in_tenant
+from openremedy.ui.words import at as exactly
 
-PLACEHOLDER = "YOUR-TOKEN"
+GRACE_HOURS = 24
 MAX_HOURS = 24 * 365
+MAX_SECRET = 1000
+MAX_OPTION = 500
 
 
 # ---------------------------------------------------------------- all of them
@@ -31,15 +39,12 @@ MAX_HOURS = 24 * 365
 def sources() -> ResponseReturnValue:
     """The tools that send, or the gallery where there is none yet."""
     found = [_shown(one) for one in domain.list_sources(db.session(), g.here.id)]
-    return render_template("ui/sources.html", sources=found, gallery=_gallery(), titles=_titles())
+    titles = {one.name: one.title for one in adapters().values()}
+    return render_template("ui/sources.html", sources=found, gallery=_gallery(), titles=titles)
 
 
 def _gallery() -> list[Adapter]:
     return sorted(adapters().values(), key=lambda one: one.title)
-
-
-def _titles() -> dict[str, str]:
-    return {one.name: one.title for one in adapters().values()}
 
 
 def _url(adapter: str) -> str:
@@ -53,7 +58,7 @@ def _shown(source: Source) -> dict[str, Any]:
 # ---------------------------------------------------------------- a new one
 
 
-@in_tenant("/sources-new", role=Role.ADMIN)
+@in_tenant("/sources/new", role=Role.ADMIN)
 def new_source() -> ResponseReturnValue:
     """The gallery, or the form of the tool that was chosen."""
     chosen = request.args.get("adapter")
@@ -63,35 +68,124 @@ def new_source() -> ResponseReturnValue:
 def _adapter(name: str) -> Adapter:
     found = adapters().get(name)
     if found is None:
-        raise NotFound()
+        raise NotFound("There is no adapter of this name.")
     return found
 
 
 def _new_page(adapter: Adapter | None, problem: Problem | None = None) -> ResponseReturnValue:
-    page = render_template("ui/source_new.html", gallery=_gallery(), adapter=adapter, problem=problem)
+    page = render_template(
+        "ui/source_new.html",
+        gallery=_gallery(),
+        adapter=adapter,
+        url=_url(adapter.name) if adapter else None,
+        options=_choices(adapter.options, {}) if adapter else [],
+        typed=request.form,
+        problem=problem,
+    )
     return page, problem.status if problem else 200
 
 
-@in_tenant("/sources-new", "POST", role=Role.ADMIN)
+@in_tenant("/sources", "POST", role=Role.ADMIN)
 def add_source() -> ResponseReturnValue:
     """Add it, and show what to paste into the tool, with the token this once."""
     adapter = _adapter(request.form.get("adapter", ""))
-    name, secret = forms.text("name", 100), forms.text("signing_secret", 1000)
     try:
-        forms.once(db.session())
-        db.session.add(
-            audit.line(g.visitor.actor, g.here.id, "source.added", name or adapter.name, adapter=adapter.name)
-        )
-        source, token = domain.add_source(
-            db.session(), services().vault, g.here.slug, adapter.name, name, secret or None
-        )
+        source, token = _add(adapter)
     except Problem as problem:
         db.session.rollback()
         return _new_page(adapter, problem)
-    return _page(source, token)
+    return _page(source, Made(token))
+
+
+def _add(adapter: Adapter) -> tuple[Source, str]:
+    name, secret = forms.text("name", 100), forms.text("signing_secret", MAX_SECRET)
+    options = _chosen(adapter.options, {})
+    forms.once(db.session())
+    return domain.add_source(
+        db.session(),
+        services().vault,
+        g.here.slug,
+        adapter.name,
+        name,
+        secret or None,
+        options=options,
+        shape=adapter.options,
+        actor=g.visitor.actor,
+    )
+
+
+# ---------------------------------------------------------------- what an adapter lets one choose
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One option of an adapter as a field of a form."""
+
+    name: str
+    title: str
+    hint: str
+    value: str  # as chosen, else the default
+    words: Sequence[str]  # it is one of these; empty: any text
+    flag: bool
+
+    @property
+    def field(self) -> str:
+        """Its name in the form."""
+        return f"option-{self.name}"
+
+
+def _choices(shape: Schema, chosen: Mapping[str, Any]) -> list[Choice]:
+    values = _as_taken(shape, chosen)
+    return [_choice(name, field, values.get(name)) for name, field in shape.fields.items()]
+
+
+def _as_taken(shape: Schema, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options with the defaults of the rest, also where a newer adapter would not take them any more."""
+    try:
+        found: Mapping[str, Any] = shape.load({**chosen})
+    except ValidationError:
+        found = {**shape.load({}), **chosen}
+    return found
+
+
+def _choice(name: str, field: fields.Field[Any], value: Any) -> Choice:
+    flag = isinstance(field, fields.Boolean)
+    return Choice(
+        name=name,
+        title=field.metadata.get("title", name.replace("_", " ").capitalize()),
+        hint=field.metadata.get("description", ""),
+        value="" if value is None else str(value).lower() if flag else str(value),
+        words=[str(one) for one in getattr(field.validate, "choices", ())],
+        flag=flag,
+    )
+
+
+def _chosen(shape: Schema, before: Mapping[str, Any]) -> dict[str, str | None]:
+    """The options of the form; None for what is as it is by default. Raises Invalid."""
+    usual = {one.name: one.value for one in _choices(shape, {})}
+    given = {one.name: _given(one) for one in _choices(shape, before)}
+    chosen = {name: None if value in ("", usual[name]) else value for name, value in given.items()}
+    wrong = shape.validate({name: value for name, value in chosen.items() if value is not None})
+    if wrong:
+        raise Invalid(fields={f"option-{name}": list(map(str, words)) for name, words in wrong.items()})
+    return chosen
+
+
+def _given(choice: Choice) -> str:
+    if choice.flag:
+        return "true" if choice.field in request.form else "false"
+    return forms.text(choice.field, MAX_OPTION)
 
 
 # ---------------------------------------------------------------- one of them
+
+
+@dataclass(frozen=True)
+class Made:
+    """A token that was just made: shown in this answer and never again. `before`: what becomes of the one of before."""
+
+    token: str
+    before: str | Markup = ""
 
 
 @in_tenant("/sources/<source_id>")
@@ -104,62 +198,47 @@ def _source(source_id: str) -> Source:
     return domain.get_source(db.session(), g.here.id, source_id)
 
 
-def _page(source: Source, token: str | None = None, problem: Problem | None = None) -> ResponseReturnValue:
+def _page(source: Source, made: Made | None = None, problem: Problem | None = None) -> ResponseReturnValue:
     adapter = adapters().get(source.adapter)
     page = render_template(
         "ui/source.html",
         source=_shown(source),
         adapter=adapter,
-        token=token,
-        steps=_steps(adapter.setup if adapter else (HEADER_STEP,), source, token),
-        items=checklist(db.session(), source),
-        refusals=refusals(db.session(), source),
-        options=_options(adapter, source),
+        made=made,
+        steps=_steps(source, adapter, made),
+        refusals=progress.refusals(db.session(), source),
+        options=_choices(options_of(source.adapter), source.options) if adapter else [],
+        typed=request.form if problem else {},
+        stale_minutes=_minutes(source.stale_after),
         problem=problem,
+        grace_hours=GRACE_HOURS,
+        **_progress(source),
     )
     return page, problem.status if problem else 200
 
 
-def _steps(steps: tuple[SetupStep, ...], source: Source, token: str | None) -> list[SetupStep]:
-    url = _url(source.adapter)
-    parts = urlsplit(url)
-    words = {
-        "{url}": url,
-        "{scheme}": parts.scheme,
-        "{host}": parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}",
-        "{path}": parts.path,
-        "{name}": source.name,
-        "{token}": token or PLACEHOLDER,
-    }
-    return [SetupStep(one.title, _filled(one.text, words), _filled(one.snippet, words)) for one in steps]
+def _steps(source: Source, adapter: Adapter | None, made: Made | None) -> list[SetupStep]:
+    known = places(_url(source.adapter), made.token if made else None)
+    return filled(adapter.setup if adapter else ANY_TOOL, known)
 
 
-def _filled(text: str, words: Mapping[str, str]) -> str:
-    for word, value in words.items():
-        text = text.replace(word, value)
-    return text
-
-
-def _options(adapter: Adapter | None, source: Source) -> list[dict[str, Any]]:
-    """What the adapter lets one choose: name, value, and what it may be."""
-    fields = adapter.options.fields if adapter else {}
-    return [
-        {
-            "name": name,
-            "value": source.options.get(name, ""),
-            "choices": [str(one) for one in getattr(field.validate, "choices", ())],
-            "hint": field.metadata.get("description", ""),
-            "flag": type(field).__name__ == "Boolean",
-        }
-        for name, field in fields.items()
-    ]
+# ---------------------------------------------------------------- the checklist
 
 
 @in_tenant("/sources/<source_id>/checklist")
 def source_checklist(source_id: str) -> ResponseReturnValue:
-    """The checklist alone, for a page that stays open."""
+    """The checklist alone, for a page that stays open; nothing where it is as that page has it already."""
     found = _source(source_id)
-    return render_template("ui/source_checklist.html", source=_shown(found), items=checklist(db.session(), found))
+    current = _progress(found)
+    if request.args.get("seen") == current["seen"]:
+        return "", 204
+    return render_template("ui/source_checklist.html", source=_shown(found), **current)
+
+
+def _progress(source: Source) -> dict[str, Any]:
+    items = progress.checklist(db.session(), source, adapters().get(source.adapter))
+    seen = hashlib.sha256(repr(items).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return {"items": items, "seen": seen}
 
 
 # ---------------------------------------------------------------- what an admin changes
@@ -169,14 +248,21 @@ def _back(source_id: str) -> ResponseReturnValue:
     return redirect(url_for("ui.source", tenant_slug=g.here.slug, source_id=source_id), 303)
 
 
-def _changed(source_id: str, said: str, **changes: Any) -> ResponseReturnValue:
+def _again(source_id: str, problem: Problem) -> ResponseReturnValue:
+    """The page with what was typed and what was wrong with it."""
+    db.session.rollback()
+    return _page(_source(source_id), problem=problem)
+
+
+def _change(source_id: str, said: str, **changes: Any) -> ResponseReturnValue:
     found = _source(source_id)
     db.session.add(audit.line(g.visitor.actor, g.here.id, "source.changed", found.name, changed=domain.told(changes)))
     try:
         domain.edit_source(db.session(), services().vault, found, options_of(found.adapter), **changes)
+    except NotFound:
+        raise
     except Problem as problem:
-        db.session.rollback()
-        return _page(_source(source_id), problem=problem)
+        return _again(source_id, problem)
     flash(said)
     return _back(source_id)
 
@@ -185,81 +271,128 @@ def _changed(source_id: str, said: str, **changes: Any) -> ResponseReturnValue:
 def edit_source(source_id: str) -> ResponseReturnValue:
     """Name, limits and the adapter's own options."""
     found = _source(source_id)
-    adapter = adapters().get(found.adapter)
     try:
-        stale = forms.whole("stale_minutes", 1, domain.MAX_STALE_AFTER // 60)
-        changes = {
-            "name": forms.text("name", 100),
-            "stale_after": stale * 60 if stale is not None else None,
-            "rate_limit": forms.whole("rate_limit", 0, domain.MAX_RATE_LIMIT),
-            "options": {one["name"]: _option(one) for one in _options(adapter, found)},
-        }
+        changes = _edited(found)
     except Invalid as problem:
-        return _page(found, problem=problem)
-    db.session.rollback()
-    return _changed(source_id, "Saved.", **changes)
+        return _again(source_id, problem)
+    if not changes:
+        flash("Nothing was changed.")
+        return _back(source_id)
+    return _change(source_id, "Saved.", **changes)
 
 
-def _option(option: Mapping[str, Any]) -> str | None:
-    if option["flag"]:
-        return "true" if request.form.get(f"option-{option['name']}") else None
-    return forms.text(f"option-{option['name']}", 500) or None
+def _edited(source: Source) -> dict[str, Any]:
+    """What of the form is not as it was. Raises Invalid."""
+    minutes = forms.whole("stale_minutes", 1, domain.MAX_STALE_AFTER // 60)
+    name = forms.text("name", 100)
+    if not name:
+        raise Invalid(fields={"name": ["Must not be empty."]})
+    given = {
+        "name": name,
+        # The page shows whole minutes: what was set in seconds stays so.
+        "stale_after": source.stale_after if minutes == _minutes(source.stale_after) else (minutes or 0) * 60 or None,
+        "rate_limit": forms.whole("rate_limit", 0, domain.MAX_RATE_LIMIT),
+    }
+    changes = {field: value for field, value in given.items() if value != getattr(source, field)}
+    options = _chosen(options_of(source.adapter), source.options)
+    others = {option: value for option, value in options.items() if value != source.options.get(option)}
+    return changes | ({"options": others} if others else {})
+
+
+def _minutes(seconds: int | None) -> int | None:
+    return None if seconds is None else math.ceil(seconds / 60)
 
 
 @in_tenant("/sources/<source_id>/rotate", "POST", role=Role.ADMIN)
 def rotate_source(source_id: str) -> ResponseReturnValue:
     """A new token, shown this once; the one before works during the grace time."""
     found = _source(source_id)
-    hours = forms.whole("grace_hours", 0, MAX_HOURS)
-    forms.once(db.session())
-    grace = timedelta(hours=24 if hours is None else hours)
+    try:
+        hours = forms.whole("grace_hours", 0, MAX_HOURS)
+        hours = GRACE_HOURS if hours is None else hours
+        forms.once(db.session())
+    except Problem as problem:
+        return _again(source_id, problem)
     db.session.add(audit.line(g.visitor.actor, g.here.id, "source.rotated", found.name, grace_hours=hours))
-    token, until = domain.rotate_source(db.session(), found, grace)
-    flash(f"The token of before works until {until:%d %b %Y, %H:%M} UTC.")
-    return _page(_source(source_id), token)
+    token, until = domain.rotate_source(db.session(), found, timedelta(hours=hours))
+    ended = "The one before has ended."
+    before = Markup("The one before works until {}.").format(exactly(until)) if until > now() else ended
+    return _page(_source(source_id), Made(token, before))
 
 
 @in_tenant("/sources/<source_id>/disable", "POST", role=Role.ADMIN)
 def disable_source(source_id: str) -> ResponseReturnValue:
     """Refuse what it sends from now on."""
-    return _changed(source_id, "Switched off: what it sends is refused, and the refusals are counted.", disabled=True)
+    return _change(source_id, "Switched off: what it sends is refused, and the refusals are counted.", disabled=True)
 
 
 @in_tenant("/sources/<source_id>/enable", "POST", role=Role.ADMIN)
 def enable_source(source_id: str) -> ResponseReturnValue:
     """Take again what it sends."""
-    return _changed(source_id, "Switched on again.", disabled=False)
+    return _change(source_id, "Switched on again.", disabled=False)
 
 
 @in_tenant("/sources/<source_id>/signing-secrets", "POST", role=Role.ADMIN)
 def add_signing_secret(source_id: str) -> ResponseReturnValue:
     """One more secret with which the tool signs."""
-    return _changed(source_id, "Added. Those there were go on working.", add_signing_secret=forms.text("secret", 1000))
+    try:
+        _needs(source_id, "verify", "does not sign what it sends")
+        secret = forms.text("secret", MAX_SECRET)
+        forms.once(db.session())
+    except Problem as problem:
+        return _again(source_id, problem)
+    return _change(source_id, "The signing secret is added. Those there were go on working.", add_signing_secret=secret)
 
 
 @in_tenant("/sources/<source_id>/signing-secrets/<secret_id>/remove", "POST", role=Role.ADMIN)
 def remove_signing_secret(source_id: str, secret_id: str) -> ResponseReturnValue:
     """End a signing secret now."""
-    return _changed(source_id, "Removed: it signs nothing any more.", remove_signing_secret=secret_id)
+    return _change(source_id, "Removed: nothing signed with it is taken any more.", remove_signing_secret=secret_id)
 
 
 @in_tenant("/sources/<source_id>/api-token", "POST", role=Role.ADMIN)
 def set_api_token(source_id: str) -> ResponseReturnValue:
     """A read-only token for the tool's own API; empty ends the one there is."""
-    return _changed(source_id, "Saved.", api_token=forms.text("api_token", 1000))
+    try:
+        _needs(source_id, "enrichment", "is not asked for anything")
+        token = forms.text("api_token", MAX_SECRET)
+    except Problem as problem:
+        return _again(source_id, problem)
+    said = "The token is kept: details of new incidents are read with it." if token else "There is no token any more."
+    return _change(source_id, said, api_token=token)
+
+
+def _needs(source_id: str, part: str, words: str) -> None:
+    """Raise Invalid for a source whose adapter lacks what the form is about."""
+    found = _source(source_id)
+    adapter = adapters().get(found.adapter)
+    if adapter is None or getattr(adapter, part) is None:
+        raise Invalid(f"{adapter.title if adapter else found.adapter} {words}.")
+
+
+# ---------------------------------------------------------------- a test alert
 
 
 @in_tenant("/sources/<source_id>/test", "POST", role=Role.RESPONDER)
 def send_test_alert(source_id: str) -> ResponseReturnValue:
     """An alert as the tool would send it, and its end, by the same way."""
-    found = _source(source_id)
-    adapter = adapters().get(found.adapter)
-    if adapter is None:
-        raise NotFound("The adapter of this source is not installed.")
-    receipt = rehearsal.rehearse(db.session(), g.here.slug, found, adapter, g.visitor.actor)
-    outcome = receipt.outcomes[0]
-    flash(f"Sent: an alert of the host {TEST_HOST} was {outcome.outcome}, and then resolved.")
-    if outcome.incident_id is None:
-        return _back(source_id)
-    there = url_for("ui.incident", tenant_slug=g.here.slug, incident_id=outcome.incident_id)
-    return redirect(there, 303)
+    adapter = _adapter(_source(source_id).adapter)
+    try:
+        forms.once(db.session())
+        db.session.commit()  # the door has a transaction of its own
+        sent = rehearsal.rehearse(db.session(), _source(source_id), adapter, g.visitor.actor)
+    except Problem as problem:
+        return _again(source_id, problem)
+    flash(_told(sent), "good" if sent.well else "bad")
+    return _back(source_id)
+
+
+def _told(sent: rehearsal.Rehearsed) -> Markup:
+    """What came of it, with the way to the incident."""
+    begun, ended = sent.begun.outcomes[0], sent.ended.outcomes[0]
+    if begun.incident_id is None:
+        return Markup("The test alert opened nothing: it was {}. {}").format(begun.outcome, begun.reason or "")
+    words = Markup("The test alert opened {} of the host {}, and its end {}. The checklist waits for the tool itself.")
+    where = url_for("ui.incident", tenant_slug=g.here.slug, incident_id=begun.incident_id)
+    link = Markup('<a href="{}">an incident</a>').format(where)
+    return words.format(link, TEST_HOST, "closed it" if sent.well else f"was {ended.outcome}")
