@@ -42,7 +42,7 @@ def test_a_tool_is_connected_and_every_line_turns_green_by_what_it_sends(
 ) -> None:
     look = LOOKS[TOOLS.index(tool)]  # each of the four in another look
     tab = browse(ADMIN, look)
-    tab.open("/t/alice/sources-new")
+    tab.open("/t/alice/sources/new")
     tab.page.get_by_role("link", name=discover()[tool].title).first.click()
     tab.page.get_by_label("Name", exact=True).fill(f"flow {tool}")
     tab.page.get_by_role("button", name="Make the source").click()
