@@ -729,9 +729,6 @@ def rehearse(person: Person, source: Source, form_id: str = "") -> Any:
     return person.post(f"{page_of(source)}/test", form_id=form_id or person.form_id(page_of(source)))
 
 
-test_alert.__test__ = False  # type: ignore[attr-defined]
-
-
 @EVERY_ADAPTER
 def test_a_test_alert_opens_an_incident_and_ends_it_and_ticks_nothing(
     alice: Tenant, responder: Person, adapter: str
