@@ -103,7 +103,7 @@ def world(kept_world: World) -> World:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def any_world(
+def kept_any_world(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
 ) -> Iterator[World]:
     """The same on each database; what one test leaves is there for the next."""
@@ -118,6 +118,13 @@ def any_world(
         url = server.create_database(name, template=request.getfixturevalue("postgres_template"))
         stack.callback(server.drop_database, name)
         yield _world(stack, folder, driver(url), redis_server.url)
+
+
+@pytest.fixture
+def any_world(kept_any_world: World) -> World:
+    """With an empty queue and no passwords counted."""
+    kept_any_world.drain()
+    return kept_any_world
 
 
 def who_may(endpoint: str) -> str:
@@ -209,7 +216,7 @@ def test_what_is_alices_is_for_charlie_what_does_not_exist(world: World, endpoin
                 continue
             method, route = ("GET" if endpoint in PAGES else "POST"), ROUTES[endpoint]
             real = world.open(OUTSIDER, method, url_of(rule, mine), world.fields(route, mine))
-            other = world.open(OUTSIDER, method, url_of(rule, unreal), world.fields(route, unreal))
+            other = world.open(OUTSIDER, method, url_of(rule, unreal), world.fields(route, mine))
             assert real.status_code == other.status_code == 404, real.text[-1500:]
             assert without_id(real) == without_id(other)
             assert mark(ADMIN) not in real.text
@@ -664,20 +671,8 @@ def test_a_program_that_loses_its_way_gets_json(world: World) -> None:
 # ---------------------------------------------------------------- nonsense
 
 NONSENSE = [
-    *("%00", "a%00b", "%ED%A0%80", "%FF%FE", "%F0%9F", "1000000000000000000000000000000", "-1", "0", ""),
-    *("1e400", "NaN", "9223372036854775808", "2026-99-99T99:99:99Z", "0001-01-01T00:00:00%2B23:59", "%27%22%3E%3Cb%3E"),
-    *(
-        "%C2%B2",
-        "%D9%A3",
-        "%E2%80%AE",
-        "..%2F..",
-        "%7B%7B7*7%7D%7D",
-        "a" * 5000,
-        "%F0%9F%A6%8A" * 300,
-        "null",
-        "[]",
-        "{}",
-    ),
+    *("%00", "--1", "%ED%A0%80", "%FF%FE", "-1", "", "1" + "0" * 30, "9223372036854775808", "1e400", "a" * 5000),
+    *("2026-99-99T99:99:99Z", "%27%22%3E%3Cb%3E", "%C2%B2", "..%2F..", "%7B%7B7*7%7D%7D", "[]", "%F0%9F%A6%8A" * 300),
 ]
 MORE_NONSENSE = ["=", "&&&", "%", "%zz", "=%00", "a[]=1&a[b]=2", ";".join(["a=1"] * 200), "x=" + "%00" * 1000]
 

@@ -112,7 +112,7 @@ ROUTES: dict[str, Page | Form] = {
     "ui.incident_evidence": Page(not_a_page=_DOWNLOAD),
     "ui.acknowledge_incident": Form(fields={"back": "/t/alice/incidents"}),
     "ui.resolve_incident": Form(),
-    "ui.reclassify_incident": Form(),
+    "ui.reclassify_incident": Form(changes_nothing="it waits for its first verdict"),
     "ui.answer_incident": Form(fields={"answer": "correct", "recipe": "{slug}"}),
     "ui.review": Page(also=({"why": "unsure"}, {"why": "none"})),
     # Its recipes

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import Flask
+from rq.job import Job
 from sqlalchemy import Table, select
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
@@ -22,6 +23,7 @@ from conftest import make_tenant
 from openremedy import people, tenants
 from openremedy.extensions import db, limiter
 from openremedy.models import Base, Role
+from openremedy.queue import interactive_queue, job_queue
 from openremedy.services import services
 from openremedy.ui import access
 from ui_routes import (
@@ -98,6 +100,8 @@ class World:
 
     def __init__(self, app: Flask, folder: Path) -> None:
         self.app = app
+        with app.app_context():
+            services().redis.delete(interactive_queue(services().redis).key)
         self.cast = fill(app)
         self.addresses = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
         self.visitors = {name: self._visitor(name) for name in EVERYBODY}
@@ -125,11 +129,20 @@ class World:
             one.backup(other)
 
     def rewind(self) -> None:
-        """Put the database and the counted passwords back to how they were."""
+        """Put the database, the queue and the counted passwords back to how they were."""
         with self.app.app_context():
             services().tally.flush()  # what waits belongs to what is thrown away
-            limiter.reset()
+        self.drain()
         self._copy(self._kept, self._database)
+
+    def drain(self) -> None:
+        """Nothing is queued, no password was tried, and the try-outs among the things are not forgotten."""
+        with self.app.app_context():
+            redis = services().redis
+            redis.delete(job_queue(redis).key, interactive_queue(redis).key)
+            for things in self.cast.things.values():
+                redis.persist(Job.key_for(things["job_id"]))
+            limiter.reset()
 
     def rows(self) -> Rows:
         """Everything in the database, but for when somebody was seen last; what waits in memory is written first."""
@@ -201,8 +214,8 @@ def url_of(rule: Rule, things: Mapping[str, str], at: Mapping[str, str] | None =
 
 
 def fill_in(text: str, things: Mapping[str, str]) -> str:
-    """The text with the things that it names."""
-    return re.sub(r"\{(\w+)\}", lambda found: things.get(found[1], found[0]), text)
+    """The text with the things that it names. Raises KeyError."""
+    return re.sub(r"\{(\w+)\}", lambda found: things[found[1]], text)
 
 
 def may(name: str, endpoint: str) -> bool:

@@ -21,13 +21,20 @@ class Shown:
     status: int = 200
 
     def paths(self, app: Flask, things: Mapping[str, str]) -> list[str]:
-        """Its addresses with these things in them."""
+        """Its addresses with these things in them. Raises KeyError where one is missing."""
+        return [self.path_of(app, things, way) for way in self.ways()]
+
+    def ways(self) -> list[Mapping[str, str]]:
+        """What its entry says of it, and what else it says to look at."""
+        route = ROUTES.get(self.endpoint or "", Page())
+        return [route.at, *(route.also if isinstance(route, Page) else ())]
+
+    def path_of(self, app: Flask, things: Mapping[str, str], way: Mapping[str, str]) -> str:
+        """Its address in one of these ways."""
         if self.endpoint is None:
-            return [fill_in(self.path, things)]
+            return fill_in(self.path, things)
         (rule,) = app.url_map.iter_rules(self.endpoint)
-        route = ROUTES[self.endpoint]
-        ways = [route.at, *(route.also if isinstance(route, Page) else ())]
-        return [url_of(rule, things, way) for way in ways]
+        return url_of(rule, things, way)
 
 
 def _who(endpoint: str) -> str:
