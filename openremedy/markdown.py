@@ -24,7 +24,7 @@ def render(text: str) -> Markup:
     """Any text as safe HTML: no scripts, images, styles, ids, nor links to anything but http, https and mailto."""
     text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written out
     if len(text) > LIMIT:
-        return Markup("<pre>{}</pre>\n").format(text)
+        return Markup('<pre tabindex="0">{}</pre>\n').format(text)
     tokens = _PARSER.parse(text)
     _place_headings(tokens)
     _rename(tokens)
@@ -75,5 +75,7 @@ _CLEANER = nh3.Cleaner(
     attributes=_ATTRIBUTES,
     attribute_filter=_attribute,
     url_schemes=_SCHEMES,
+    # Long lines scroll, and whoever has no mouse must be able to do that.
+    set_tag_attribute_values={"pre": {"tabindex": "0"}},
     link_rel="noopener noreferrer nofollow",
 )

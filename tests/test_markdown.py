@@ -11,7 +11,7 @@ from openremedy import tenants
 from openremedy.markdown import LIMIT, render
 from openremedy.recipes import parse
 
-ATTRIBUTES = {"a": {"href", "rel"}, "code": {"class"}, "ol": {"start"}}
+ATTRIBUTES = {"a": {"href", "rel"}, "pre": {"tabindex"}, "code": {"class"}, "ol": {"start"}}
 TAGS = set("h3 h4 h5 h6 p ul ol li code pre table thead tbody tr th td blockquote em strong del hr br a".split())
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -102,7 +102,7 @@ def test_what_recipes_use_is_shown() -> None:
         "<hr>",
         "<th>a</th>",
         "<td>b</td>",
-        '<pre><code class="language-bash">df -h &lt;x&gt;\n</code></pre>',
+        '<pre tabindex="0"><code class="language-bash">df -h &lt;x&gt;\n</code></pre>',
     ):
         assert part in html
 
@@ -139,7 +139,7 @@ def test_an_image_is_a_link_that_nobody_s_browser_follows_by_itself() -> None:
 
 def test_a_text_too_long_to_parse_is_shown_as_it_is() -> None:
     text = "<b>" + "*" * LIMIT
-    assert render(text) == f"<pre>&lt;b&gt;{'*' * LIMIT}</pre>\n"
+    assert render(text) == f'<pre tabindex="0">&lt;b&gt;{"*" * LIMIT}</pre>\n'
 
 
 def test_the_starter_recipes_have_headings_and_commands() -> None:
@@ -147,4 +147,4 @@ def test_the_starter_recipes_have_headings_and_commands() -> None:
         html = render(spec.steps)
         assert_harmless(html)
         assert "<h3>" in html
-        assert "<pre><code" in html
+        assert '<pre tabindex="0"><code' in html
