@@ -96,7 +96,7 @@ def test_what_recipes_use_is_shown() -> None:
     text = "## Look\n\n1. *x* **y** ~~z~~ `ls`\n\n- a\n\n> q\n\n---\n\n| a |\n|---|\n| b |\n\n```bash\ndf -h <x>\n```\n"
     html = render(text)
     for part in (
-        "<h4>Look</h4>",
+        "<h3>Look</h3>",
         "<li><em>x</em> <strong>y</strong> <del>z</del> <code>ls</code></li>",
         "<blockquote>\n<p>q</p>",
         "<hr>",
@@ -107,9 +107,16 @@ def test_what_recipes_use_is_shown() -> None:
         assert part in html
 
 
-@pytest.mark.parametrize(("level", "shown"), [(1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 6)])
-def test_headings_begin_below_those_of_the_page(level: int, shown: int) -> None:
-    assert render("#" * level + " Title") == f"<h{shown}>Title</h{shown}>\n"
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        *(("1", "3"), ("2", "3"), ("6", "3"), ("12", "34"), ("22", "33"), ("13", "34"), ("1323", "3445")),
+        *(("2321", "3433"), ("123456", "345666"), ("3121", "3343"), ("246246", "345345")),
+    ],
+)
+def test_headings_begin_below_those_of_the_page_and_skip_no_level(written: str, shown: str) -> None:
+    html = render("\n".join("#" * int(level) + " Title" for level in written))
+    assert html == "".join(f"<h{level}>Title</h{level}>\n" for level in shown)
 
 
 def test_a_list_that_begins_at_three_does_so_on_the_page() -> None:
@@ -139,5 +146,5 @@ def test_the_starter_recipes_have_headings_and_commands() -> None:
     for spec in parse(tenants.STARTER_RECIPES.read_bytes()):
         html = render(spec.steps)
         assert_harmless(html)
-        assert "<h4>" in html
+        assert "<h3>" in html
         assert "<pre><code" in html
