@@ -17,7 +17,7 @@ T ?=
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(VENV)/installed ## Make .venv and install the locked requirements
@@ -69,9 +69,17 @@ check: lint types contracts ## lint, types and contracts
 fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read them before committing
 	$(BIN)/python tests/golden.py
 
+.PHONY: bench-ui
+bench-ui: $(VENV)/installed-dev ## Time the lists, the search and the overview with 100,000 incidents (3 minutes)
+	$(BIN)/python scripts/bench_ui.py
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install
+
+.PHONY: screenshots
+screenshots: $(VENV)/installed-dev ## Take pictures of every page; those of the README go to docs/screenshots
+	$(BIN)/python scripts/screenshots.py
 
 ##@ Maintain
 .PHONY: lock

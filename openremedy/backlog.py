@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from redis import Redis
-from rq import Worker
+from rq import Queue, Worker
 from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 from rq.registry import FailedJobRegistry, StartedJobRegistry
@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from openremedy.errors import NotFound
-from openremedy.queue import job_queue
+from openremedy.queue import interactive_queue, job_queue
 
 MOST = 100  # jobs that are shown of a kind
 MAX_REASON = 300
@@ -65,15 +65,21 @@ class Backlog:
 
 def look(connection: Redis) -> Backlog:
     """Changes nothing, not even what rq would tidy up on the way. Raises RedisError."""
-    queue = job_queue(connection)
-    failed = FailedJobRegistry(queue=queue)
+    queues = _queues(connection)
+    failed = [FailedJobRegistry(queue=queue) for queue in queues]
+    started = [StartedJobRegistry(queue=queue) for queue in queues]
     return Backlog(
-        waiting=queue.count,
-        workers=sorted(map(_worker, Worker.all(queue=queue, serializer=JSONSerializer)), key=lambda one: one.name),
-        started=[_started(job) for job in _jobs(connection, StartedJobRegistry(queue=queue))],
-        failed=[_failed(job) for job in _jobs(connection, failed)],
-        failed_count=failed.get_job_count(cleanup=False),
+        waiting=sum(queue.count for queue in queues),
+        workers=sorted(map(_worker, Worker.all(connection, serializer=JSONSerializer)), key=lambda one: one.name),
+        started=[_started(job) for registry in started for job in _jobs(connection, registry)],
+        failed=[_failed(job) for registry in failed for job in _jobs(connection, registry)],
+        failed_count=sum(registry.get_job_count(cleanup=False) for registry in failed),
     )
+
+
+def _queues(connection: Redis) -> tuple[Queue, Queue]:
+    """In the order in which workers look at them."""
+    return interactive_queue(connection), job_queue(connection)
 
 
 def _jobs(connection: Redis, registry: FailedJobRegistry | StartedJobRegistry) -> list[Job]:
@@ -118,32 +124,28 @@ def _moment(value: datetime | None) -> datetime | None:
 # ---------------------------------------------------------------- failed jobs
 
 
-def each_failed(connection: Redis, job_id: str | None, change: Callable[[Redis, str], None]) -> int:
+def each_failed(connection: Redis, job_id: str | None, change: Callable[[FailedJobRegistry, str], None]) -> int:
     """Do it to one failed job, or to all there are (None); returns to how many. Raises NotFound, RedisError."""
-    if job_id is not None:
-        change(connection, job_id)
-        return 1
     count = 0
-    for one in FailedJobRegistry(queue=job_queue(connection)).get_job_ids(cleanup=False):
-        with suppress(NotFound):  # somebody else was faster
-            change(connection, one)
-            count += 1
+    for queue in _queues(connection):
+        registry = FailedJobRegistry(queue=queue)
+        for one in registry.get_job_ids(cleanup=False):
+            if job_id in (None, one):
+                with suppress(InvalidJobOperation, NoSuchJobError):  # somebody else was faster
+                    change(registry, one)
+                    count += 1
+    if job_id and not count:
+        raise NotFound("This job is not among the failed ones any more.")
     return count
 
 
-def requeue(connection: Redis, job_id: str) -> None:
-    """Queue a failed job once more. Raises NotFound, RedisError."""
-    registry = FailedJobRegistry(queue=job_queue(connection))
-    try:
-        registry.requeue(job_id)
-    except (InvalidJobOperation, NoSuchJobError) as error:
-        raise NotFound("This job is not among the failed ones any more.") from error
+def requeue(registry: FailedJobRegistry, job_id: str) -> None:
+    """Queue a failed job once more."""
+    registry.requeue(job_id)
 
 
-def delete_failed(connection: Redis, job_id: str) -> None:
-    """Forget a failed job. Raises NotFound, RedisError."""
-    registry = FailedJobRegistry(queue=job_queue(connection))
-    if not registry.remove(job_id):
-        raise NotFound("This job is not among the failed ones any more.")
+def delete_failed(registry: FailedJobRegistry, job_id: str) -> None:
+    """Forget a failed job."""
+    registry.remove(job_id)
     with suppress(NoSuchJobError):
-        Job.fetch(job_id, connection=connection, serializer=JSONSerializer).delete()
+        Job.fetch(job_id, connection=registry.connection, serializer=JSONSerializer).delete()

@@ -117,8 +117,8 @@ class Provider:
         except JoseError as error:
             log.warning("oidc.token_refused", error=type(error).__name__)
             raise NotConfirmed() from error
-        except (requests.RequestException, KeyError, TypeError, ValueError) as error:
-            # The last three: authlib takes the shape of what the provider answers for granted.
+        except (requests.RequestException, AttributeError, KeyError, TypeError, ValueError) as error:
+            # All but the first: authlib takes the shape of what the provider answers for granted.
             log.warning("oidc.away", error=type(error).__name__)
             raise ProviderAway() from error
         finally:

@@ -5,13 +5,16 @@ import time
 import uuid
 from datetime import datetime
 
+from openremedy import clock
+
 
 def new_id() -> uuid.UUID:
     """A UUID version 7 (RFC 9562): 48 bits of milliseconds, 12 of their fraction, 62 random bits.
 
     Made here and not by the database, so that all rows of one body can be written without asking for their keys.
     """
-    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    told = clock.told()  # a row of a told history sorts by its own time
+    milliseconds, nanoseconds = divmod(int(told.timestamp() * 1e9) if told else time.time_ns(), 1_000_000)
     fraction = nanoseconds * 4096 // 1_000_000
     random = int.from_bytes(os.urandom(8)) >> 2
     return uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)

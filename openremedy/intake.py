@@ -188,7 +188,7 @@ class Door:
         replay: Replay | Rehearsal | None,
     ) -> list[Stored]:
         note = replay.note(delivery) if replay else None
-        outcomes = store.store(self.engine, delivery, arrivals, unplaced, replayed=note)
+        outcomes = store.store(self.engine, delivery, arrivals, unplaced, note)
         if any(stored.outcome == "created" for stored in outcomes):
             self.waker.wake()
         return outcomes

@@ -74,7 +74,9 @@ def address_of(email: str) -> str:
 
 
 def find_user(session: Session, email: str) -> User | None:
-    """The user of this address."""
+    """The user of this address; nobody has one that is no text."""
+    if not email.isprintable():
+        return None
     return session.scalar(select(User).where(User.email == email.strip().lower()))
 
 
@@ -170,6 +172,8 @@ def find_sign_in(session: Session, token: str) -> tuple[SignIn, User] | None:
 
 def came_from_here(session: Session, email: str, address: str) -> bool:
     """Whether this user has signed in from this address lately: then strangers elsewhere cannot lock them out."""
+    if not email.isprintable():
+        return False
     statement = (
         select(SignIn.id)
         .join(User, User.id == SignIn.user_id)

@@ -56,7 +56,8 @@ def replay(session: Session, tenant_id: int, delivery_id: uuid.UUID, actor: Acto
     tenant = session.get_one(Tenant, tenant_id)
     if tenant.disabled_at:
         raise Conflict("The tenant is disabled; nothing is taken for it.")
-    origin = Origin(actor.request_id, actor.address, _headers(delivery), Replay(delivery_id, actor))
+    headers = deliveries.shown(delivery.headers)  # not a signature: it is not what this one is taken for
+    origin = Origin(actor.request_id, actor.address, headers, Replay(delivery_id, actor))
     body, slug = delivery.body, tenant.slug
     if delivery.adapter == CANONICAL:
         session.rollback()
@@ -88,11 +89,6 @@ def _whole(session: Session, tenant_id: int, delivery_id: uuid.UUID) -> Delivery
         kept = f"Only the first {len(delivery.body)} of its {delivery.body_bytes} bytes were kept"
         raise Conflict(f"{kept}; it cannot be replayed.")
     return delivery
-
-
-def _headers(delivery: Delivery) -> dict[str, str]:
-    """Those that describe the body and its sender. Not the signature: it is not what this one is taken for."""
-    return deliveries.shown(delivery.headers)
 
 
 # ---------------------------------------------------------------- native bodies

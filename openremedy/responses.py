@@ -88,8 +88,10 @@ def _set_retry_after(response: Response) -> None:
 def _problem(problem: Problem) -> ResponseReturnValue:
     edge.remember_refusal(problem)
     _remember_stray(problem)
-    if ui.wants_page():
-        return ui.error_page(problem)
+    return ui.error_page(problem) if ui.wants_page() else _as_json(problem)
+
+
+def _as_json(problem: Problem) -> ResponseReturnValue:
     g.retry_after = problem.headers.get("Retry-After")
     error: dict[str, Any] = {"code": problem.code, "message": problem.message}
     if problem.fields:
@@ -110,7 +112,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     """What Flask and its extensions refuse, in our one shape."""
     if isinstance(error, SecurityError):
         log.warning("host.refused", hint="the Host header is none of OPENREMEDY_TRUSTED_HOSTS")
-        return _problem(NotFound())
+        return _as_json(NotFound())  # a page has links, and there is no address to link to
     status = error.code or 500
     problem = Problem(_words(error, status), code=CODES.get(status, _code_of(status)), fields=_fields(error))
     problem.status = status

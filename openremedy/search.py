@@ -151,7 +151,8 @@ def places(
     plain = _listed(tenant_id, filters, sort, after)
     words = filters.q.split()[:MAX_WORDS] if filters.q else []
     if not words:
-        return _read(session, plain.limit(limit))
+        ranked = sort is Sort.SEVERITY
+        return _worst_first(session, tenant_id, filters, after, limit) if ranked else _read(session, plain.limit(limit))
     contained = and_(*map(_contains, words))
     if session.get_bind().dialect.name != "postgresql":
         return _read(session, plain.where(contained).limit(limit))
@@ -176,6 +177,18 @@ def _listed(tenant_id: int, filters: Filters, sort: Sort, after: Place | None) -
     if key is None:
         return statement.where(_incidents.c.id < after.id)
     return statement.where(tuple_(key, _incidents.c.id) < tuple_(after.value, after.id))
+
+
+def _worst_first(session: Session, tenant_id: int, filters: Filters, after: Place | None, limit: int) -> list[Place]:
+    """One severity after the other, each newest first, until there are enough: ordering all would read all."""
+    found: list[Place] = []
+    for severity, rank in sorted(_RANKS.items(), key=lambda one: -one[1]):
+        if len(found) == limit or (after and rank > after.value):
+            continue
+        behind = Place(after.id) if after and rank == after.value else None
+        newest = _listed(tenant_id, filters, Sort.NEWEST, behind).where(_incidents.c.severity == severity)
+        found += [Place(one.id, rank) for one in _read(session, newest.limit(limit - len(found)))]
+    return found
 
 
 def _conditions(tenant_id: int, filters: Filters) -> Iterator[ColumnElement[bool]]:
@@ -212,26 +225,45 @@ def _searched(session: Session, tenant_id: int, plain: Select[Any], words: Seque
     The database cannot tell which of the two a word is: it knows nothing of the middle of long texts.
     """
     contained = and_(*map(_contains, words))
-    # Neither ordered nor limited: otherwise the database may prefer to read the whole list in its order.
-    near = plain.limit(WINDOW).cte("near").prefix_with("MATERIALIZED", dialect="postgresql")
-    found = _read(session, select(near).join(_incidents, _incidents.c.id == near.c.id).where(contained))
+    # A plan made once for all words reads everything for some of them.
+    session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+    found = _among_first(session, plain, contained, WINDOW)
+    if len(found) < limit and len(found) ** 2 >= DENSE * limit:
+        found = _among_first(session, plain, contained, WINDOW * limit * 3 // (len(found) * 2))
     if len(found) >= limit:
-        return sorted(found, reverse=True)[:limit]
-    if len(found) ** 2 >= DENSE * limit:
-        return _read(session, plain.where(contained).limit(limit))
-    return _read(session, plain.where(contained, _incidents.c.id.in_(_hits(tenant_id, words))).limit(limit))
+        return found[:limit]
+    hit = plain.where(_incidents.c.id.in_(_hits(tenant_id, words)))
+    # A word that JSON spells in its own way is a hit in places where it does not count.
+    odd = any(_written(word) != word for word in words)
+    return _read(session, (hit.where(contained) if odd else hit).limit(limit))
+
+
+def _among_first(session: Session, plain: Select[Any], contained: ColumnElement[bool], count: int) -> list[Place]:
+    """Those of the first `count` of the list that contain the words, in order.
+
+    Ordered here: the database, when it orders or limits what it finds, may prefer to read the whole list.
+    """
+    near = plain.limit(count).cte("near").prefix_with("MATERIALIZED", dialect="postgresql")
+    found = select(near).join(_incidents, _incidents.c.id == near.c.id).where(contained)
+    return sorted(_read(session, found), reverse=True)
 
 
 def _contains(word: str) -> ColumnElement[bool]:
     """The word stands somewhere in the host name, the sender's key, the type or the evidence."""
     written = _written(word)
     if written == word:
-        return _TEXT.icontains(word, autoescape=True)
-    places = [cast(place, Text) for place in (Incident.hostname, Incident.dedup_key, Incident.incident_type)]
+        return _stands_in(_TEXT, word)
+    places = (Incident.hostname, Incident.dedup_key, Incident.incident_type)
     return or_(
-        *[place.icontains(word, autoescape=True) for place in places],
-        cast(Incident.evidence, Text).icontains(written, autoescape=True),
+        *[_stands_in(cast(place, Text), word) for place in places],
+        _stands_in(cast(Incident.evidence, Text), written),
     )
+
+
+def _stands_in(place: ColumnElement[str], word: str) -> ColumnElement[bool]:
+    """In whatever case. Spelled out, as icontains() is another operator on PostgreSQL, which no index here answers."""
+    escaped = word.replace("/", "//").replace("%", "/%").replace("_", "/_")
+    return func.lower(place).contains(func.lower(escaped), escape="/")
 
 
 def _written(word: str) -> str:
@@ -241,7 +273,7 @@ def _written(word: str) -> str:
 
 def _hits(tenant_id: int, words: Sequence[str]) -> Select[Any]:
     """All that may contain the words: by the index, and by reading what is not in there yet."""
-    may = and_(*[or_(*[_TEXT.icontains(one, autoescape=True) for one in {word, _written(word)}]) for word in words])
+    may = and_(*[or_(*[_stands_in(_TEXT, one) for one in {word, _written(word)}]) for word in words])
     mine = select(_incidents.c.id).where(_incidents.c.tenant_id == tenant_id, may)
     both = union_all(mine.where(_incidents.c.searchable), mine.where(~_incidents.c.searchable))
     # Apart from the rest, or the database reads the list in its order and hopes to come across the words.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.fernet import InvalidToken
 from sqlalchemy import ColumnElement, Engine, func, or_, select
@@ -136,7 +136,7 @@ def all_tenants(session: Session) -> list[Counted]:
 
 def _count(session: Session, tenant_id: Any, *conditions: ColumnElement[bool]) -> dict[int, int]:
     counted = session.execute(select(tenant_id, func.count()).where(*conditions).group_by(tenant_id))
-    return dict(counted.tuples().all())
+    return dict(counted.all())
 
 
 def set_tenant_disabled(session: Session, slug: str, disabled: bool, actor: Actor) -> None:
@@ -156,18 +156,6 @@ def get_tenant(session: Session, tenant_id: int) -> Tenant:
     if tenant is None:
         raise NotFound()
     return tenant
-
-
-CHOSEN = ("name", "model_allowed", "answer_threshold", "daily_tokens", "retention_days")
-
-
-def settings_of(tenant: Tenant) -> dict[str, Any]:
-    """What an admin chose for a tenant, as change_settings() takes it."""
-    return {field: getattr(tenant, field) for field in CHOSEN}
-
-
-def _refused(field: str, words: str) -> Any:
-    raise Invalid(fields={field: [words]})
 
 
 def tokens_today(session: Session, tenant_id: int) -> int:
@@ -209,7 +197,54 @@ def rotate_secret(
     return value, until
 
 
+def live_secrets(session: Session, tenant_id: int) -> Sequence[WebhookSecret]:
+    """The secrets that sign now, newest first."""
+    return session.scalars(_live(tenant_id).order_by(WebhookSecret.id.desc())).all()
+
+
+def _live(tenant_id: int) -> Any:
+    lives = or_(WebhookSecret.expires_at.is_(None), WebhookSecret.expires_at > now())
+    return select(WebhookSecret).where(WebhookSecret.tenant_id == tenant_id, lives)
+
+
+def reveal_secrets(session: Session, vault: Vault, tenant: str, tenant_id: int, actor: Actor) -> dict[int, str | None]:
+    """The live secrets in clear by their id, None where no key opens one; nobody sees them without leaving a line."""
+    found = {one.id: _opened(vault, one.locked) for one in live_secrets(session, tenant_id)}
+    session.add(audit.line(actor, tenant_id, "secret.revealed", tenant, secrets=len(found)))
+    session.commit()
+    return found
+
+
+def _opened(vault: Vault, locked: str) -> str | None:
+    try:
+        return vault.unlock(locked)
+    except InvalidToken:
+        return None
+
+
+def end_secret(session: Session, tenant_id: int, secret_id: str, actor: Actor) -> None:
+    """End a previous secret before its time. Raises NotFound, Conflict (the newest one)."""
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    live = live_secrets(session, tenant_id)
+    secret = next((one for one in live if str(one.id) == secret_id), None)
+    if secret is None:
+        raise NotFound("This secret has ended already.")
+    if secret is live[0]:
+        raise Conflict("This is the newest secret. To end it, rotate first.")
+    secret.expires_at = now()
+    session.add(audit.line(actor, tenant_id, "secret.ended", f"secret of {secret.created_at:%Y-%m-%d %H:%M} UTC"))
+    session.commit()
+
+
 # ---------------------------------------------------------------- what an admin chose
+
+
+CHOSEN = ("name", "model_allowed", "answer_threshold", "daily_tokens", "retention_days")
+
+
+def settings_of(tenant: Tenant) -> dict[str, Any]:
+    """What an admin chose for a tenant, as change_settings() takes it."""
+    return {field: getattr(tenant, field) for field in CHOSEN}
 
 
 def change_settings(
@@ -285,43 +320,8 @@ def _longest_retention(installation: Settings) -> int:
     return min(installation.retention_days, MAX_RETENTION)
 
 
-def live_secrets(session: Session, tenant_id: int) -> Sequence[WebhookSecret]:
-    """The secrets that sign now, newest first."""
-    return session.scalars(_live(tenant_id).order_by(WebhookSecret.id.desc())).all()
-
-
-def _live(tenant_id: int) -> Any:
-    lives = or_(WebhookSecret.expires_at.is_(None), WebhookSecret.expires_at > now())
-    return select(WebhookSecret).where(WebhookSecret.tenant_id == tenant_id, lives)
-
-
-def reveal_secrets(session: Session, vault: Vault, tenant: str, tenant_id: int, actor: Actor) -> dict[int, str | None]:
-    """The live secrets in clear by their id, None where no key opens one; nobody sees them without leaving a line."""
-    found = {one.id: _opened(vault, one.locked) for one in live_secrets(session, tenant_id)}
-    session.add(audit.line(actor, tenant_id, "secret.revealed", tenant, secrets=len(found)))
-    session.commit()
-    return found
-
-
-def _opened(vault: Vault, locked: str) -> str | None:
-    try:
-        return vault.unlock(locked)
-    except InvalidToken:
-        return None
-
-
-def end_secret(session: Session, tenant_id: int, secret_id: str, actor: Actor) -> None:
-    """End a previous secret before its time. Raises NotFound, Conflict (the newest one)."""
-    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
-    live = live_secrets(session, tenant_id)
-    secret = next((one for one in live if str(one.id) == secret_id), None)
-    if secret is None:
-        raise NotFound("This secret has ended already.")
-    if secret is live[0]:
-        raise Conflict("This is the newest secret. To end it, rotate first.")
-    secret.expires_at = now()
-    session.add(audit.line(actor, tenant_id, "secret.ended", f"secret of {secret.created_at:%Y-%m-%d %H:%M} UTC"))
-    session.commit()
+def _refused(field: str, words: str) -> NoReturn:
+    raise Invalid(fields={field: [words]})
 
 
 # ---------------------------------------------------------------- programs

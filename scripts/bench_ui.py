@@ -6,20 +6,39 @@ LIMIT_MS.
 """
 
 import json
+import logging
+import os
 import random
+import secrets
+import statistics
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import flask_migrate
 import psycopg
+from cryptography.fernet import Fernet
+from flask import Flask
+from sqlalchemy import select
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import services as servers  # noqa: E402
+from config import load  # noqa: E402
+from openremedy import cookbook, incidents, overview, search, tenants  # noqa: E402
 from openremedy.alerts import compact  # noqa: E402
+from openremedy.app import create_app  # noqa: E402
+from openremedy.extensions import db  # noqa: E402
+from openremedy.incidents import Filters, Sort  # noqa: E402
+from openremedy.models import Recipe, Source, Tenant  # noqa: E402
+from openremedy.recipes import parse  # noqa: E402
+from openremedy.services import services  # noqa: E402
 
 LIMIT_MS = 150
 ROUNDS = 100
@@ -28,6 +47,8 @@ HOSTS = 300
 RECIPES = 30
 IDENTITIES = 5000
 TENANTS = ("alice", "charlie")
+# Of each tenant the newest so many are in the index of words, for making all of it would take most of the time.
+INDEXED = {1: 10**9, 2: 25_000}
 chance = random.Random(4)  # noqa: S311 - the same data at every run
 
 
@@ -55,37 +76,34 @@ TITLES = {
 
 
 def evidence(adapter: str, host: str, kind: str, number: int) -> dict[str, Any]:
-    """0.5 to 3 KB as the adapters make it: labels, annotations, values, links."""
-    service, mount = chance.choice(SERVICES), chance.choice(MOUNTS)
+    """0.6 to 3 KB as the adapters make it: labels, annotations, values, links; most of them nearer to the least."""
+    service = chance.choice(SERVICES)
     title = f"{TITLES[kind]} on {host}"
-    common = {
+    annotations = {
+        f"{chance.choice(WORDS)}_{chance.choice(WORDS)}": " ".join(chance.choices(WORDS, k=6))
+        for _ in range(min(int(chance.expovariate(0.2)), 28))
+    }
+    needle = {"ticket": f"OPS-{number:06}"} if number % 50 == 0 else {}
+    return needle | {
         "title": title,
-        "summary": f"{title}: {' '.join(chance.choices(WORDS, k=chance.randint(8, 40)))}",
+        "summary": f"{title}: {' '.join(chance.choices(WORDS, k=chance.randint(4, 16)))}",
         "service": service,
-        "mount": mount,
+        "mount": chance.choice(MOUNTS),
         "value": round(chance.uniform(50, 100), 3),
         "links": {
             "runbook": f"https://wiki.example.com/runbooks/{kind}/{service}",
             "dashboard": f"https://{adapter}.example.com/d/{chance.getrandbits(48):012x}/{service}?var-host={host}",
-            "silence": f"https://{adapter}.example.com/silence/new?matcher=instance%3D{host}",
         },
         "fingerprint": f"{chance.getrandbits(64):016x}",
+        "labels": {
+            "alertname": f"{kind.title().replace('_', '')}{service.title()}",
+            "instance": f"{host}:9100",
+            "job": f"{service}-exporter",
+            "cluster": host.split(".")[1],
+            "pod": f"{service}-{chance.getrandbits(40):010x}",
+        },
+        "annotations": annotations,
     }
-    labels = {
-        "alertname": f"{kind.title().replace('_', '')}{service.title()}",
-        "instance": f"{host}:9100",
-        "job": f"{service}-exporter",
-        "cluster": host.split(".")[1],
-        "namespace": f"{service}-prod",
-        "pod": f"{service}-{chance.getrandbits(40):010x}",
-        "device": f"/dev/nvme{chance.randint(0, 9)}n1p{chance.randint(1, 4)}",
-    }
-    extra = {
-        f"{chance.choice(WORDS)}_{chance.choice(WORDS)}": " ".join(chance.choices(WORDS, k=6))
-        for _ in range(chance.randint(0, 26))
-    }
-    needle = {"ticket": f"OPS-{number:06}"} if number % 50 == 0 else {}
-    return common | {"labels": labels, "annotations": extra} | needle
 
 
 def id_at(moment: datetime) -> uuid.UUID:
@@ -104,12 +122,16 @@ def copy(connection: psycopg.Connection[Any], name: str, columns: str, rows: Ite
 
 INCIDENT = (
     "id tenant_id source_id adapter identity latest dedup_key status hostname incident_type severity evidence "
-    "occurrences first_seen last_seen resolved_at ended_by recent_starts triage triage_since cause verdict_id"
+    "occurrences first_seen last_seen resolved_at ended_by recent_starts triage triage_since cause verdict_id "
+    "searchable"
 ).split()
 VERDICT = (
     "id tenant_id incident_id recipe tier confidence provisional reusable cause catalogue_version prompt_version "
     "model_version runners_up citations summary tokens latency_ms actor created_at"
 ).split()
+DELIVERY = (
+    "id tenant_id adapter received_at request_id remote_addr accepted status_code headers body body_bytes".split()
+)
 TIERS = ("rule", "reuse", "model", "lexical", "person")
 ADAPTERS = ("alertmanager", "grafana", "datadog", "pagerduty")
 
@@ -146,6 +168,8 @@ def incident(tenant_id: int, sources: list[int], number: int, count: int, end: d
         "resolved_at": ended if status == "resolved" else None,
         "ended_by": "sender" if status == "resolved" else None,
         "recent_starts": "[]",
+        # As the scheduler leaves it: all that have their verdict and were not seen for ten minutes.
+        "searchable": not fresh and INDEXED[tenant_id] >= count - number > 60,
         "triage": "pending" if fresh else triage,
         "triage_since": begun,
         "cause": f"{place % 800:064x}",
@@ -183,9 +207,18 @@ def values(rows: list[dict[str, Any]], names: Sequence[str]) -> Iterator[list[An
     return ([row[name] for name in names] for row in rows)
 
 
-def fill(connection: psycopg.Connection[Any], tenant_id: int, count: int) -> None:
+def fill(url: str, slug: str, count: int) -> None:
     """A tenant with sources, incidents, verdicts, alerts, timeline and refusals."""
+    chance.seed(slug)
     end = datetime.now(UTC)
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT id FROM tenants WHERE slug = %s", [slug]).fetchone()
+        # References are right by construction, and looking each one up takes as long as the rest.
+        connection.execute("SET session_replication_role = replica")
+        _fill(connection, found[0], count, end)  # type: ignore[index]
+
+
+def _fill(connection: psycopg.Connection[Any], tenant_id: int, count: int, end: datetime) -> None:
     sources = [_source(connection, tenant_id, adapter) for adapter in ADAPTERS]
     recipes = [row[0] for row in connection.execute("SELECT slug FROM recipes WHERE tenant_id = %s", [tenant_id])]
     rows = [incident(tenant_id, sources, number, count, end) for number in range(count)]
@@ -215,7 +248,7 @@ def _history(connection: psycopg.Connection[Any], tenant_id: int, rows: list[dic
     copy(
         connection,
         "deliveries",
-        "id, tenant_id, adapter, received_at, request_id, remote_addr, accepted, status_code, headers, body, body_bytes",
+        ", ".join(DELIVERY),
         ((one, tenant_id, "grafana", at, one.hex, "192.0.2.1", True, 202, "{}", b"{}", 2) for one, at in deliveries),
     )
     twice = [(place, row) for place, row in enumerate(rows) for _ in range(1 + place % 2)]
@@ -247,14 +280,152 @@ def _history(connection: psycopg.Connection[Any], tenant_id: int, rows: list[dic
 
 def _refusals(connection: psycopg.Connection[Any], tenant_id: int, sources: list[int], end: datetime) -> None:
     minute = end.replace(second=0, microsecond=0)
-    copy(
-        connection,
-        "refusal_counts",
-        "tenant_id, source_id, reason, minute, count",
-        (
-            (tenant_id, source, reason, minute - timedelta(minutes=7 * number), number % 9 + 1)
-            for source in (0, *sources)
-            for reason in ("unauthorized", "rate_limited", "invalid_json")
-            for number in range(2000)
-        ),
+    rows = (
+        (tenant_id, source, reason, minute - timedelta(minutes=7 * number), number % 9 + 1)
+        for source in (0, *sources)
+        for reason in ("unauthorized", "rate_limited", "invalid_json")
+        for number in range(2000)
     )
+    copy(connection, "refusal_counts", "tenant_id, source_id, reason, minute, count", rows)
+
+
+def filled(app: Flask, url: str, count: int) -> None:
+    """Both tenants, and the statistics by which the database plans."""
+    with app.app_context():
+        flask_migrate.upgrade(str(ROOT / "migrations"))
+        for slug in TENANTS:
+            tenants.create_tenant(db.session(), services().vault, slug)
+            tenant_id = tenants.find_tenant(db.session(), slug).id
+            cookbook.import_recipes(db.session(), tenant_id, parse(tenants.STARTER_RECIPES.read_text()))
+        db.session.remove()
+    with psycopg.connect(url, autocommit=True) as connection:
+        words = connection.execute("SELECT pg_get_indexdef('ix_incidents_words'::regclass)").fetchone()
+        connection.execute("DROP INDEX ix_incidents_words")
+        with ProcessPoolExecutor(len(TENANTS)) as pool:
+            list(pool.map(fill, [url] * len(TENANTS), TENANTS, [count] * len(TENANTS)))
+        connection.execute("SET maintenance_work_mem = '512MB'")
+        connection.execute(words[0])  # type: ignore[index]
+        connection.execute("VACUUM ANALYZE")
+
+
+# ---------------------------------------------------------------- what is timed
+
+
+def cases(app: Flask, session: Any, tenant_id: int) -> dict[str, Callable[[int], Any]]:
+    """What each page asks for, by name; the number makes each time another one."""
+    recipes = [one for (one,) in session.execute(select(Recipe.slug).where(Recipe.tenant_id == tenant_id))]
+    source_ids = list(session.scalars(select(Source.id).where(Source.tenant_id == tenant_id)))
+    newest = incidents.matching_ids(session, tenant_id, Filters(), 1000)
+    cursors = _cursors(session, tenant_id)
+
+    def listed(sort: Sort = Sort.NEWEST, cursor: str | None = None, **filters: Any) -> int:
+        return len(incidents.listed(session, tenant_id, Filters(**filters), sort=sort, cursor=cursor).items)
+
+    def pick(of: Sequence[Any], number: int) -> Any:
+        return of[number % len(of)]
+
+    def count(**filters: Any) -> int:
+        return incidents.count_up_to(session, tenant_id, Filters(**filters)).number
+
+    return {
+        "newest": lambda n: listed(),
+        "newest, a page far down": lambda n: listed(cursor=pick(cursors[Sort.NEWEST], n)),
+        **{f"by {sort}": lambda n, sort=sort: listed(sort) for sort in Sort if sort != Sort.NEWEST},
+        **{
+            f"by {sort}, a page far down": lambda n, sort=sort: listed(sort, pick(cursors[sort], n))
+            for sort in Sort
+            if sort != Sort.NEWEST
+        },
+        "open": lambda n: listed(pick(list(Sort), n), open_only=True),
+        "status": lambda n: listed(status=pick(("open", "acknowledged", "resolved"), n)),
+        "severity": lambda n: listed(severity=pick((*SEVERITIES, "info"), n)),
+        "type": lambda n: listed(incident_type=pick((*TYPES, "custom", "port_unavailable"), n)),
+        "classification": lambda n: listed(classification=pick(("pending", "needs_human", "done", "classifying"), n)),
+        "host": lambda n: listed(hostname=pick((*HOSTNAMES, "nowhere"), n)),
+        "recipe": lambda n: listed(recipe=pick((*recipes, "none"), n)),
+        "source": lambda n: listed(source_id=pick((*source_ids, 0), n)),
+        "since": lambda n: listed(since=datetime.now(UTC) - timedelta(hours=n)),
+        "many filters": lambda n: listed(
+            pick(list(Sort), n), severity=("critical", "high"), status=("open", "acknowledged"), adapter="grafana"
+        ),
+        "search: frequent": lambda n: listed(q=pick(SERVICES, n)),
+        "search: in some of 100": lambda n: listed(q=pick(WORDS, n)),
+        "search: part of a host": lambda n: listed(q=pick(HOSTNAMES, n)[:-4]),
+        "search: rare": lambda n: listed(q=f"OPS-{n * 950 % 100_000:06}"),
+        "search: nowhere": lambda n: listed(q=f"nosuchthing{n}"),
+        "search: two words": lambda n: listed(q=f"{pick(WORDS, n)} {pick(WORDS, n * 7 + 1)}"),
+        "search: word and filter": lambda n: listed(q=pick(WORDS, n), severity="critical", open_only=True),
+        "search: by severity": lambda n: listed(Sort.SEVERITY, q=pick(WORDS, n)),
+        "count": lambda n: count(severity=pick(SEVERITIES, n)),
+        "count of few": lambda n: count(hostname=pick(HOSTNAMES, n)),
+        "count of a search": lambda n: count(q=pick(WORDS, n)),
+        "overview": lambda n: len(overview.overview(session, services(), tenant_id).hours),
+        "related": lambda n: len(overview.related(session, tenant_id, pick(newest, n * 9)).same_host),
+    }
+
+
+def _cursors(session: Any, tenant_id: int) -> dict[Sort, list[str]]:
+    """Places throughout each order."""
+    found = {}
+    for sort in Sort:
+        every = search.places(session, tenant_id, Filters(), sort, None, 90_000)
+        found[sort] = [one.cursor() for one in every[500::997]]
+    return found
+
+
+def timed(session: Any, case: Callable[[int], Any]) -> tuple[list[float], float, int]:
+    """Milliseconds of each round, sorted; those of CPU in this process, on average; how many rows came in all."""
+    times, rows = [], 0
+    for number in range(-5, ROUNDS):  # the first ones warm up
+        if number == 0:
+            busy = time.process_time()
+        began = time.perf_counter()
+        count = case(abs(number))
+        took = (time.perf_counter() - began) * 1000
+        session.rollback()
+        if number >= 0:
+            times.append(took)
+            rows += count
+    return sorted(times), (time.process_time() - busy) / ROUNDS * 1000, rows
+
+
+def measure(app: Flask) -> list[str]:
+    """Print a line for each case; the names of those that take too long."""
+    slow = []
+    with app.test_request_context():
+        session = db.session()
+        tenant_id = session.scalars(select(Tenant.id).where(Tenant.slug == TENANTS[0])).one()
+        print(f"{'':30}{'median':>8}{'p95':>8}{'max':>8}{'own CPU':>9}   rows")
+        for name, case in cases(app, session, tenant_id).items():
+            times, busy, rows = timed(session, case)
+            p95 = times[int(len(times) * 0.95) - 1]
+            median = statistics.median(times)
+            print(f"{name:30}{median:8.1f}{p95:8.1f}{times[-1]:8.1f}{busy:9.1f}{rows:7}", flush=True)
+            slow += [name] if p95 > LIMIT_MS else []
+        db.session.remove()
+        db.engine.dispose()
+    return slow
+
+
+def main(count: int = 100_000) -> int:
+    """Print the table; 1 when something takes too long."""
+    began = time.monotonic()
+    with servers.postgres() as postgres, servers.redis() as redis:
+        url = postgres.create_database("bench")
+        os.environ |= {
+            "DATABASE_URL": url,
+            "REDIS_URL": redis.url,
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+        }
+        app = create_app(load())
+        logging.disable(logging.WARNING)
+        filled(app, url, count)
+        print(f"{count} incidents in each of {len(TENANTS)} tenants, filled in {time.monotonic() - began:.0f} s; ms:")
+        slow = measure(app)
+    print(f"above {LIMIT_MS} ms: {', '.join(slow) or 'nothing'}; {time.monotonic() - began:.0f} s in all")
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:2])))

@@ -14,12 +14,13 @@ from typing import Any
 
 import flask_migrate
 import pytest
+from argon2 import PasswordHasher
 from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
 
 from config import Settings
-from openremedy import tenants
+from openremedy import people, tenants
 from openremedy.app import create_app
 from openremedy.extensions import db
 from openremedy.models import Role
@@ -192,6 +193,14 @@ def make_tenant(app: Flask, slug: str) -> Tenant:
         tenant = Tenant(app, slug, secret, tenants.create_token(db.session(), slug, Role.ADMIN, slug))
         tenant.import_recipes(parse(tenants.STARTER_RECIPES.read_text()))
         return tenant
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a password costs is a matter of argon2's own; how many are computed is ours."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(people, "_hasher", hasher)
+    monkeypatch.setattr(people, "_NOBODY", hasher.hash("nobody"))
 
 
 # ---------------------------------------------------------------- the whole service, as processes

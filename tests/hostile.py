@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import insert, update
 
 from cast import Source, Tenant
-from openremedy import audit, incidents, people, tenants
+from openremedy import audit, cookbook, incidents, people, tenants
 from openremedy import sources as source_rows
 from openremedy.audit import Actor
 from openremedy.classification import Classifier, Limits
@@ -87,6 +87,12 @@ HOSTILE: tuple[str, ...] = (
     "bell\x07 red\x1b[31m back\x08\x08 \x9b31m",
     "first line\r\nX-Injected: yes\r\n\r\n<script>alert(1)</script>",
 )
+# A text in every place of a recipe's Markdown.
+STEPS = (
+    "## TEXT\n\nTEXT\n\n- `TEXT`\n\n```bash\nTEXT\n```\n\n[TEXT](TEXT) ![TEXT](TEXT) <TEXT>\n\n"
+    "> TEXT\n\n| TEXT |\n|---|\n| TEXT |\n"
+)
+TENANT_NAME = f"{SCRIPT}\"'><img src=x onerror=alert(1)>{{{{7*7}}}}"
 
 
 @dataclass
@@ -106,12 +112,13 @@ def hostile_world(tenant: Tenant) -> World:
     world = World(tenant)
     _recipes(world)
     _canonical(world)
-    for adapter, bodies in _BODIES.items():
+    for number, (adapter, bodies) in enumerate(_BODIES.items()):
         _native(world, tenant.source(adapter), list(bodies()))
+        if number == 0:  # the rest waits: a page shows that as well
+            _classify(world)
     _refused(world)
     with tenant.app.app_context():
         services().tally.flush()
-        _classify(world)
         _verdicts(world)
         _names(world)
         _people(world)
@@ -281,14 +288,14 @@ def _recipes(world: World) -> None:
             applies_to=("custom",),
             match={},
             risk="high",
-            steps=f"## {text}\n\n{text}\n\n- `{text}`\n\n```bash\n{text}\n```\n\n[{text}]({text}) <{text}>\n\n> {text}\n",
+            steps=STEPS.replace("TEXT", text),
             tags=(text[:40], "hostile"),
         )
         for number, text in enumerate(HOSTILE)
     ]
     with world.tenant.app.app_context():
         # Not by a file: it would refuse some of them, and a page must not rely on that.
-        tenants.import_recipes(db.session(), world.tenant.slug, specs)
+        cookbook.import_recipes(db.session(), _tenant_id(world), specs, audit.COMMAND_LINE)
     world.recipes = [spec.slug for spec in specs]
 
 
@@ -297,10 +304,12 @@ def _tenant_id(world: World) -> int:
 
 
 def _classify(world: World) -> None:
-    tenant_id = _tenant_id(world)
-    db.session.remove()
     limits = Limits(llm_timeout=30, llm_concurrency=1, llm_daily_tokens=0, model_name="")
-    asyncio.run(Classifier(db.engine, limits, None, tenant_id=tenant_id).run())
+    with world.tenant.app.app_context():
+        classifier = Classifier(db.engine, limits, None, tenant_id=_tenant_id(world))
+        db.session.remove()
+        while asyncio.run(classifier.run()):
+            pass
 
 
 def _verdicts(world: World) -> None:

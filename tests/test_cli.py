@@ -1,10 +1,13 @@
 """The command line: with --json one JSON object and nothing else on standard output, clear errors, safe secrets."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +20,7 @@ from redis import Redis
 from sqlalchemy import select, update
 
 from cast import DISK_FULL, Tenant
-from openremedy import maintenance, tenants
+from openremedy import doctor, maintenance, tenants
 from openremedy.app import create_app
 from openremedy.crypto import Vault, hashed
 from openremedy.extensions import db
@@ -495,6 +498,28 @@ def test_classify_eval_says_what_is_wrong_with_a_folder(shell: Shell, folder: Pa
     shell.refused("classify", "eval", str(folder / "absent"), code=2)
 
 
+@ON_ONE
+def test_a_link_for_a_new_password_is_printed_and_works(shell: Shell, app: Flask) -> None:
+    shell.json("user", "create", "root@example.com", "--superadmin", text="correct horse\n")
+    answer = shell.json("user", "link", "Root@example.com")
+    assert answer["email"] == "root@example.com"
+    path = answer["url"].removeprefix("http://127.0.0.1:8000")
+    assert app.test_client().get(path).status_code == 200
+    assert "nobody" in shell.refused("user", "link", "nobody@example.com")
+
+
+@ON_ONE
+def test_users_are_listed_with_what_they_may(shell: Shell, alice: Tenant) -> None:
+    assert shell.json("user", "list") == {"items": []}
+    shell.json("user", "create", "root@example.com", "--superadmin", text="correct horse\n")
+    shell.json("user", "create", "bob@example.com", "--tenant", "alice", "--role", "responder", text="correct horse\n")
+    bob, root = shell.json("user", "list")["items"]
+    assert (bob["email"], bob["tenants"], bob["superadmin"]) == ("bob@example.com", {"alice": "responder"}, False)
+    assert (root["email"], root["tenants"], root["superadmin"]) == ("root@example.com", {}, True)
+    assert "correct horse" not in shell.run("user", "list").output
+    assert "bob@example.com; responder of alice; last signed in never" in shell.run("user", "list").stdout
+
+
 # ---------------------------------------------------------------- doctor
 
 
@@ -599,6 +624,32 @@ def test_doctor_shows_the_age_of_what_waits(shell: Shell, app: Flask, alice: Ten
     found = checks(shell)["oldest pending"]
     assert found["status"] == "warn"
     assert "600 s" in found["detail"]
+
+
+@ON_ONE
+def test_doctor_waits_for_a_model_only_so_long(make_app: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MODEL_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                for _ in range(100):  # each byte comes soon enough, the answer never
+                    if stop.wait(0.05):
+                        return
+                    connection.sendall(b"H")
+
+        dripping = threading.Thread(target=drip, daemon=True)
+        dripping.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        app = make_app(dataclasses.replace(settings, openai_base_url=url))
+        with app.app_context():
+            (model,) = [one for one in doctor.examine(services(), db.engine) if one.name == "model"]
+        stop.set()
+        dripping.join(timeout=5)
+    assert (model.status, "does not answer within" in model.detail) == (doctor.FAIL, True)
+    assert model.advice
 
 
 @ON_ONE

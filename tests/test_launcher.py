@@ -149,6 +149,8 @@ def start(tmp_path: Path) -> Iterator[Any]:
 def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(start: Any) -> None:
     launcher = start().wait_until_ready()
     send, read = launcher.command("Send a first alert"), launcher.command("Read it back, classified")
+    set_up = launcher.command("Set up your account (this link works once, for 72 hours)")
+    assert requests.get(set_up, timeout=10).status_code == 200
     assert paste(send)["outcome"] == "created"
 
     def verdict() -> Any:
@@ -166,6 +168,14 @@ def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(sta
     assert "rotate-secret my-company" in launcher.output
     assert verdict()["recipe"]
 
+    # A new link takes the place of the first; it makes the first account, and then there is none any more.
+    assert requests.get(set_up, timeout=10).status_code == 404
+    set_up = launcher.command("Set up your account (this link works once, for 72 hours)")
+    with requests.Session() as browser:
+        (token,) = re.findall(r'name="csrf_token" value="([^"]+)"', browser.get(set_up, timeout=10).text)
+        fields = {"csrf_token": token, "email": "root@example.com", "password": "a long and good password"}
+        assert browser.post(set_up, data=fields, timeout=10).url.endswith("/t/my-company/")
+
     for name in ("worker", "scheduler", "web", "redis"):
         launcher.crash(name)
     until(lambda: subprocess.run(read, shell=True, capture_output=True, check=False).returncode == 0, "the web back")
@@ -177,6 +187,7 @@ def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(sta
     launcher.process.kill()
     launcher = start().wait_until_ready()
     assert not set(below) & set(processes()), "orphans"
+    assert "/link/" not in launcher.output
     assert paste(read)["items"][0]["verdict"]["recipe"]
     assert launcher.interrupt() == 0
 

@@ -1,9 +1,12 @@
 """Migrations on both databases: up and down, alone and at once; the schema is what the models say."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import flask_migrate
@@ -16,9 +19,11 @@ from sqlalchemy.exc import IntegrityError
 
 from cast import Tenant
 from config import Settings
+from openremedy import doctor, search
 from openremedy.extensions import db
 from openremedy.models import Incident, table
 from openremedy.models import Tenant as TenantRow
+from openremedy.services import services
 from services import PostgresServer
 
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -130,3 +135,39 @@ def test_two_upgrades_at_once_wait_for_each_other(settings: Settings, postgres_s
         found = connection.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
         assert {name for (name,) in found} == set(db.metadata.tables) | {"alembic_version"}
     postgres_server.drop_database("two_upgrades")
+
+
+@ON_POSTGRES
+def test_an_account_that_may_not_create_extensions_upgrades_without_the_index_of_words(
+    make_app: Callable[[Settings], Flask], settings: Settings, postgres_server: PostgresServer
+) -> None:
+    url = postgres_server.create_database("humble")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE humble LOGIN")
+        connection.execute("GRANT CREATE ON SCHEMA public TO humble")
+    theirs = url.replace(f"//{postgres_server.user}@", "//humble@").replace("postgresql:", "postgresql+psycopg:", 1)
+    app = make_app(dataclasses.replace(settings, database_url=theirs))
+    with app.app_context():
+        flask_migrate.upgrade()
+        flask_migrate.check()
+        assert not search.indexed(db.engine)
+        (found,) = [check for check in doctor.examine(services(), db.engine) if check.name == "search"]
+        assert found.status == "warn"
+        assert "pg_trgm" in found.advice
+        flask_migrate.downgrade(revision="0003")
+        db.engine.dispose()
+    postgres_server.drop_database("humble")
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("DROP ROLE humble")
+
+
+@ON_POSTGRES
+def test_the_index_of_words_that_operators_are_told_to_add_is_the_one_of_the_migration(app: Flask) -> None:
+    definition = text("SELECT pg_get_indexdef('ix_incidents_words'::regclass)")
+    (told,) = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+    with app.app_context(), db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        made = connection.scalar(definition)
+        connection.execute(text("DROP INDEX ix_incidents_words"))
+        for statement in told.split(";")[:-1]:
+            connection.execute(text(statement))
+        assert connection.scalar(definition) == made

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from flask import Flask
 from redis import Redis
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, insert, update
 
+from bodies import tenant_id
 from cast import Tenant
 from config import Settings
 from conftest import make_tenant
@@ -36,9 +37,7 @@ def shown(tenant: Tenant) -> Overview:
 
 
 def id_of(tenant: Tenant) -> int:
-    found = db.session.scalar(select(TenantRow.id).where(TenantRow.slug == tenant.slug))
-    assert found
-    return found
+    return tenant_id(db.engine, tenant.slug)
 
 
 @pytest.fixture

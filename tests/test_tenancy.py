@@ -109,9 +109,9 @@ def everything(app: Flask) -> str:
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str]]:
-    """Without the adapters' own: what is theirs is in the contract of tests/test_adapters.py."""
+    """Without the adapters' own (tests/test_adapters.py is their contract) and the pages (tests/ui_routes.py)."""
     for rule in app.url_map.iter_rules():
-        if rule.endpoint.startswith("native_"):
+        if rule.endpoint.startswith(("native_", "ui.")):
             continue
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             yield method, rule.rule

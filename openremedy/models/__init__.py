@@ -1,6 +1,7 @@
 """What we keep."""
 
-from openremedy.models.base import Base, as_if_at, now, table
+from openremedy.clock import as_if_at, now
+from openremedy.models.base import Base, table
 from openremedy.models.incident import (
     AlertRecord,
     CauseLease,

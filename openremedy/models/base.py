@@ -1,9 +1,6 @@
 """The declarative base: names of constraints, types of columns, times in UTC."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, cast
@@ -20,27 +17,6 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
-_told: ContextVar[datetime | None] = ContextVar("told", default=None)
-
-
-def now() -> datetime:
-    """The present moment, aware, in UTC."""
-    return _told.get() or datetime.now(UTC)
-
-
-@contextmanager
-def as_if_at(moment: datetime) -> Iterator[None]:
-    """Let `now()` say `moment` in here and nowhere else: a history that is told (`flask demo`) has its own present.
-
-    No request and no worker does this.
-    """
-    before = _told.set(moment)
-    try:
-        yield
-    finally:
-        _told.reset(before)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

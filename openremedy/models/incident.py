@@ -23,8 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from openremedy.alerts import AlertStatus, IncidentType, Outcome, Severity
+from openremedy.clock import now
 from openremedy.ids import new_id
-from openremedy.models.base import Base, BigId, now, words
+from openremedy.models.base import Base, BigId, words
 
 
 class IncidentStatus(StrEnum):

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import ForeignKey, Integer, String, Text, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from openremedy.models.base import Base, BigId, now
+from openremedy.clock import now
+from openremedy.models.base import Base, BigId
 
 
 class Recipe(Base):

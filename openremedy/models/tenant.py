@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from openremedy.models.base import Base, BigId, now, words
+from openremedy.clock import now
+from openremedy.models.base import Base, BigId, words
 
 
 class Role(StrEnum):

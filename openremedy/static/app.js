@@ -87,9 +87,9 @@
     for (const time of document.querySelectorAll("time")) if (time.textContent.endsWith(" ago") || time.textContent === "just now") time.textContent = age(time);
   }, 15000);
 
-  // What asks again by itself rests while nobody sees it. (htmx could do so in hx-trigger, by evaluating text.)
+  // A page that nobody looks at asks for nothing.
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (document.hidden && event.target.matches("[data-while-visible]")) event.preventDefault();
+    if (document.hidden && !event.detail.requestConfig.triggeringEvent) event.preventDefault();
   });
   document.addEventListener("htmx:responseError", (event) => {
     if (event.detail.xhr.status !== 401) say("This part of the page could not be updated. It is tried again.", true);

@@ -29,6 +29,7 @@ from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
     settings,
     sign_in,
     sources,
+    tryout,
     words,
 )
 from openremedy.ui.access import Ended, SignInFirst, blueprint
@@ -68,7 +69,7 @@ def _common() -> dict[str, Any]:
         "asset": asset,
         "errors_of": errors_of,
         "new_form_id": new_form_id,
-        "version": __version__,
+        "release": __version__,
         "visitor": g.get("visitor"),
         "here": g.get("here"),
         "places": _places,
@@ -107,6 +108,8 @@ def asset(name: str) -> str:
 @blueprint.after_request
 def _headers(response: Response) -> Response:
     if request.endpoint == "ui.static":
+        if response.status_code >= 400:
+            return response  # whatever was asked for, it is no file of ours to look at
         fresh = request.args.get("v") == _version_of(str((request.view_args or {}).get("filename", "")))
         response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable" if fresh else "no-cache"
         return response

@@ -64,7 +64,7 @@ def whole(name: str, least: int, most: int) -> int | None:
     value = text(name, 20)
     if not value:
         return None
-    if not value.lstrip("-").isdigit() or not value.isascii() or not least <= int(value) <= most:
+    if not value.removeprefix("-").isdigit() or not value.isascii() or not least <= int(value) <= most:
         raise Invalid(fields={name: [f"A whole number from {least:,} to {most:,}."]})
     return int(value)
 

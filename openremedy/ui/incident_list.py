@@ -55,6 +55,8 @@ class Shown:
             "classification": list(Triage),
             "sort": SORTS,
         }
+        if not (given["source"].isascii() and given["source"].isdigit() and len(given["source"]) < 18):
+            given["source"] = ""
         return cls(**{name: value for name, value in given.items() if name not in known or value in known[name]})
 
     @property
@@ -70,7 +72,7 @@ class Shown:
             open_only=not self.status,
             severity=self.severity or None,
             incident_type=self.incident_type or None,
-            source_id=int(self.source) if self.source.isdigit() and len(self.source) < 18 else None,
+            source_id=int(self.source) if self.source.isdigit() else None,
             recipe=self.recipe or None,
             classification=self.classification or None,
             hostname=self.hostname or None,

@@ -65,7 +65,7 @@ def _recipe(slug: str) -> Recipe | None:
 def _titles() -> dict[str, str]:
     """The titles of the recipes that may be chosen, by slug."""
     statement = select(Recipe.slug, Recipe.title).where(Recipe.tenant_id == g.here.id, Recipe.enabled)
-    return dict(db.session.execute(statement.order_by(Recipe.title)).tuples())
+    return {row.slug: row.title for row in db.session.execute(statement.order_by(Recipe.title))}
 
 
 @in_tenant("/incidents/<incident_id>/verdict")

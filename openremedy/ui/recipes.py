@@ -43,7 +43,7 @@ def recipe(slug: str) -> ResponseReturnValue:
     )
 
 
-@in_tenant("/recipes/<slug>/versions/<int:version>")
+@in_tenant("/recipes/<slug>/versions/<int(max=99999999):version>")
 def recipe_version(slug: str, version: int) -> ResponseReturnValue:
     """A recipe as it was, and what differs from now."""
     history = cookbook.history(db.session(), g.here.id, _slug(slug))
@@ -171,7 +171,7 @@ def delete_recipe(slug: str) -> ResponseReturnValue:
     return redirect(url_for("ui.recipes", tenant_slug=g.here.slug), 303)
 
 
-@in_tenant("/recipes/<slug>/versions/<int:version>/restore", "POST", role=Role.ADMIN)
+@in_tenant("/recipes/<slug>/versions/<int(max=99999999):version>/restore", "POST", role=Role.ADMIN)
 def restore_recipe(slug: str, version: int) -> ResponseReturnValue:
     """Make it again what it was."""
     read = _version(request.form) if request.form.get("version") else None

@@ -15,7 +15,7 @@ from openremedy.extensions import db
 from openremedy.models import Role
 from openremedy.services import services
 from openremedy.sources import url_of
-from openremedy.tenants import MAX_RETENTION, MAX_TOKENS
+from openremedy.tenants import LOWEST_THRESHOLD, MAX_NAME, MAX_RETENTION, MAX_TOKENS
 from openremedy.ui import forms
 from openremedy.ui.access import in_tenant
 from openremedy.ui.sign_in import check_again
@@ -51,6 +51,7 @@ def settings_page(
         examples=examples(services().settings.public_url, g.here.slug),
         tokens_today=tenants.tokens_today(db.session(), g.here.id),
         answer_threshold=ANSWER_THRESHOLD,
+        lowest_threshold=LOWEST_THRESHOLD,
         model_host=doctor.host_of_model(services().settings),
         installation=services().settings,
     )
@@ -62,20 +63,13 @@ def change_settings() -> ResponseReturnValue:
     """Keep what was chosen."""
     try:
         chosen = forms.every(
-            name=lambda: forms.text("name", 200),
-            answer_threshold=lambda: forms.fraction("answer_threshold", 0, 1),
+            name=lambda: forms.text("name", MAX_NAME),
+            answer_threshold=lambda: forms.fraction("answer_threshold", LOWEST_THRESHOLD, 1),
             daily_tokens=lambda: forms.whole("daily_tokens", 0, MAX_TOKENS),
             retention_days=lambda: forms.whole("retention_days", 1, MAX_RETENTION),
         )
-        allowed = "model_allowed" in request.form
-        tenants.change_settings(
-            db.session(),
-            g.here.id,
-            g.visitor.actor,
-            installation=services().settings,
-            model_allowed=allowed,
-            **chosen,
-        )
+        chosen |= {"installation": services().settings, "model_allowed": "model_allowed" in request.form}
+        tenants.change_settings(db.session(), g.here.id, g.visitor.actor, **chosen)
     except Invalid as problem:
         db.session.rollback()
         return settings_page(problem, typed=request.form)

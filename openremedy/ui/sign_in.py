@@ -176,7 +176,9 @@ def _knows(found: Link) -> bool:
 @anyone("/link/<token>", "POST")
 def take_link(token: str) -> ResponseReturnValue:
     """Take the offer, and sign in."""
-    email, password = request.form.get("email", ""), request.form.get("password", "")
+    # A link for somebody counts as a try of their password, whatever address the form says.
+    found = people.find_link(db.session(), token)
+    email, password = (found and found.email) or request.form.get("email", ""), request.form.get("password", "")
     try:
         charge_password(email)
         user = people.use_link(db.session(), token, email, password, actor_named(email))

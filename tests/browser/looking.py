@@ -1,0 +1,73 @@
+"""What is true of every page, whatever stands in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Page
+
+MOST_BYTES = 150_000
+# Whatever a text could have become if it had been taken for markup.
+_FOREIGN = """() => {
+  const found = [];
+  const ours = new URL(location.href).origin;
+  for (const one of document.querySelectorAll("*")) {
+    const name = one.localName;
+    if (["iframe", "object", "embed", "base", "applet", "frame", "portal", "style", "img", "video", "audio", "math",
+         "foreignobject", "animate", "set", "use", "template", "marquee", "noscript", "plaintext"].includes(name))
+      found.push(`<${name}>`);
+    if (name === "script" && !(one.src.startsWith(ours + "/static/") && !one.textContent))
+      found.push(`<script>: ${one.outerHTML.slice(0, 100)}`);
+    if (name === "meta" && one.httpEquiv) found.push(`<meta http-equiv=${one.httpEquiv}>`);
+    if (name === "link" && !one.href.startsWith(ours + "/static/")) found.push(`<link href=${one.href}>`);
+    for (const {name: key, value} of one.attributes) {
+      if (/^(on|hx-on)|^(style|srcdoc|formaction)$/.test(key))
+        found.push(`<${name} ${key}=${value}>`);
+      if (["href", "src", "action", "xlink:href", "hx-get", "hx-post"].includes(key)) {
+        const url = new URL(value, location.href);
+        if (!["http:", "https:"].includes(url.protocol)) found.push(`<${name} ${key}=${value}>`);
+        if (url.origin !== ours && !(name === "a" && /noopener/.test(one.rel) && /noreferrer/.test(one.rel)))
+          found.push(`<${name} ${key}=${value}> leads elsewhere without rel`);
+      }
+    }
+  }
+  return found;
+}"""
+_WIDER = """() => {
+  const wide = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= wide) return [];
+  const found = [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > wide + 1);
+  return found.slice(0, 5).map((one) => `${one.outerHTML.slice(0, 150)} ends at ${one.getBoundingClientRect().right}`)
+    .concat(`the document is ${document.documentElement.scrollWidth} wide, the window ${wide}`);
+}"""
+
+
+def foreign(page: Page) -> list[str]:
+    """Elements and attributes that none of our pages has."""
+    found: list[str] = page.evaluate(_FOREIGN)
+    return found
+
+
+def too_wide(page: Page) -> list[str]:
+    """What makes the document scroll sideways."""
+    found: list[str] = page.evaluate(_WIDER)
+    return found
+
+
+def without_head(page: Page) -> list[str]:
+    """What is missing of a title and one heading above all others."""
+    headings, title = page.locator("h1").count(), page.title()
+    return [
+        *([f"{headings} h1"] if headings != 1 else []),
+        *([f"title {title!r}"] if not title.removesuffix("· OpenRemedy").strip() else []),
+    ]
+
+
+@contextmanager
+def weighed(page: Page) -> Iterator[list[int]]:
+    """The bytes that came over the wire meanwhile, heads and bodies."""
+    wire = page.context.new_cdp_session(page)
+    wire.send("Network.enable")
+    came: list[int] = []
+    wire.on("Network.loadingFinished", lambda event: came.append(int(event["encodedDataLength"])))
+    yield came
+    wire.detach()
