@@ -152,7 +152,7 @@ def test_a_viewer_cannot_send_a_test_alert_and_a_responder_can(
     assert "Send test alert" not in viewer.get(page_of(source)).text
     assert viewer.post(f"{page_of(source)}/test").status_code == 403
     assert "Send test alert" in responder.get(page_of(source)).text
-    assert send_test(responder, source).status_code == 303
+    assert rehearse(responder, source).status_code == 303
 
 
 @on_sqlite
@@ -580,6 +580,7 @@ def test_what_was_refused_before_the_source_was_there_is_not_its(alice: Tenant) 
         db.session.get_one(SourceRow, later.id).created_at = datetime.now(UTC) + timedelta(seconds=1)
         db.session.commit()
     assert done(later) == []
+    assert refused(later) == []
 
 
 def test_a_body_of_another_format_is_authenticated_and_the_refusal_is_quoted(alice: Tenant) -> None:
@@ -725,7 +726,7 @@ def test_nothing_in_what_asks_again_has_to_be_evaluated(alice: Tenant, viewer: P
 # ---------------------------------------------------------------- a test alert
 
 
-def send_test(person: Person, source: Source, form_id: str = "") -> Any:
+def rehearse(person: Person, source: Source, form_id: str = "") -> Any:
     return person.post(f"{page_of(source)}/test", form_id=form_id or person.form_id(page_of(source)))
 
 
@@ -734,7 +735,7 @@ def test_a_test_alert_opens_an_incident_and_ends_it_and_ticks_nothing(
     alice: Tenant, responder: Person, adapter: str
 ) -> None:
     source = alice.source(adapter)
-    assert send_test(responder, source).status_code == 303
+    assert rehearse(responder, source).status_code == 303
     (incident,) = alice.incidents()
     assert (incident["hostname"], incident["status"]) == ("openremedy-test", "resolved")
     assert (incident["incident_type"], incident["source"]) == ("disk_full", row(source)["name"])
@@ -756,10 +757,10 @@ def test_a_test_alert_opens_an_incident_and_ends_it_and_ticks_nothing(
 @on_sqlite
 def test_two_test_alerts_are_two_incidents_and_one_form_is_one(alice: Tenant, responder: Person) -> None:
     source = alice.source("datadog")
-    assert send_test(responder, source).status_code == 303
+    assert rehearse(responder, source).status_code == 303
     form_id = responder.form_id(page_of(source))
-    assert send_test(responder, source, form_id=form_id).status_code == 303
-    assert send_test(responder, source, form_id=form_id).status_code == 409
+    assert rehearse(responder, source, form_id=form_id).status_code == 303
+    assert rehearse(responder, source, form_id=form_id).status_code == 409
     assert [one["status"] for one in alice.incidents()] == ["resolved", "resolved"]
 
 
@@ -768,7 +769,7 @@ def test_a_test_alert_hides_nothing_that_the_tool_has_sent(alice: Tenant, respon
     source = alice.source("alertmanager")
     source.alerts(notification(alert(alertname="Something")))
     before = done(source)
-    send_test(responder, source)
+    rehearse(responder, source)
     assert done(source) == before
 
 
@@ -789,7 +790,7 @@ def test_nothing_is_sent_for_a_source_that_is_switched_off(alice: Tenant, admin:
     form_id = responder.form_id(page_of(source))
     admin.post(f"{page_of(source)}/disable")
     assert "Send test alert" not in responder.get(page_of(source)).text
-    answer = send_test(responder, source, form_id=form_id)
+    answer = rehearse(responder, source, form_id=form_id)
     assert answer.status_code == 409
     assert "switched off" in answer.text
     assert alice.incidents() == []
