@@ -217,7 +217,7 @@ class Refused:
 
 def refusals(session: Session, source: Source, hours: int = 24) -> list[Refused]:
     """What was refused in the last hours, by reason, newest first; those that may have been meant for it as well."""
-    since = now() - timedelta(hours=hours)
+    since = max(now() - timedelta(hours=hours), source.created_at)
     counted = _counted(session, source, since)
     kept = _kept(session, source, since)
     found = [_by_reason(reason, counted.get(reason), kept.get(reason, [])) for reason in counted.keys() | kept.keys()]

@@ -227,17 +227,25 @@ def _searched(session: Session, tenant_id: int, plain: Select[Any], words: Seque
     contained = and_(*map(_contains, words))
     # A plan made once for all words reads everything for some of them.
     session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
-    # Neither ordered nor limited: otherwise the database may prefer to read the whole list in its order.
-    near = plain.limit(WINDOW).cte("near").prefix_with("MATERIALIZED", dialect="postgresql")
-    found = _read(session, select(near).join(_incidents, _incidents.c.id == near.c.id).where(contained))
+    found = _among_first(session, plain, contained, WINDOW)
+    if len(found) < limit and len(found) ** 2 >= DENSE * limit:
+        found = _among_first(session, plain, contained, WINDOW * limit * 3 // (len(found) * 2))
     if len(found) >= limit:
-        return sorted(found, reverse=True)[:limit]
-    if len(found) ** 2 >= DENSE * limit:
-        return _read(session, plain.where(contained).limit(limit))
+        return found[:limit]
     hit = plain.where(_incidents.c.id.in_(_hits(tenant_id, words)))
     # A word that JSON spells in its own way is a hit in places where it does not count.
     odd = any(_written(word) != word for word in words)
     return _read(session, (hit.where(contained) if odd else hit).limit(limit))
+
+
+def _among_first(session: Session, plain: Select[Any], contained: ColumnElement[bool], count: int) -> list[Place]:
+    """Those of the first `count` of the list that contain the words, in order.
+
+    Ordered here: the database, when it orders or limits what it finds, may prefer to read the whole list.
+    """
+    near = plain.limit(count).cte("near").prefix_with("MATERIALIZED", dialect="postgresql")
+    found = select(near).join(_incidents, _incidents.c.id == near.c.id).where(contained)
+    return sorted(_read(session, found), reverse=True)
 
 
 def _contains(word: str) -> ColumnElement[bool]:

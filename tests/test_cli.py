@@ -635,7 +635,9 @@ def test_doctor_waits_for_a_model_only_so_long(make_app: Any, settings: Any, mon
         def drip() -> None:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError):
-                while not stop.wait(0.05):  # each byte comes soon enough, the answer never
+                for _ in range(100):  # each byte comes soon enough, the answer never
+                    if stop.wait(0.05):
+                        return
                     connection.sendall(b"H")
 
         dripping = threading.Thread(target=drip, daemon=True)

@@ -297,7 +297,11 @@ def test_search_finds_the_same_whatever_the_index_holds_and_however_it_looks(
         assert {q: set(searched(engine, hers, q, sort)) for q in FOUND} == FOUND
 
 
-def test_search_holds_with_every_filter_and_page(engine: Engine, hers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dense", [10, 0.2])  # asks the index, reads on
+def test_search_holds_with_every_filter_and_page(
+    engine: Engine, hers: int, monkeypatch: pytest.MonkeyPatch, dense: float
+) -> None:
+    monkeypatch.setattr(search, "DENSE", dense)
     monkeypatch.setattr(search, "WINDOW", 2)
     for number in range(9):
         incident(engine, hers, f"h{number}", evidence={"n": "odd" if number % 2 else "even"}, severity="high")

@@ -97,6 +97,26 @@ def test_it_counts_by_tenant_reason_and_minute(alice: Tenant, charlie: Tenant) -
     }
 
 
+def by_source(app: Flask) -> dict[tuple[int, str], int]:
+    flush(app)
+    with app.app_context():
+        return {(one.source_id, one.reason): one.count for one in db.session.scalars(select(RefusalCount))}
+
+
+def test_a_wrong_token_is_counted_for_the_only_source_it_can_be_meant_for(alice: Tenant, charlie: Tenant) -> None:
+    charlie.source("alertmanager")
+    bad = {"Authorization": "Bearer ors_wrong"}
+    with time_machine.travel(NOON, tick=False):
+        only = alice.source("alertmanager")
+        only.send({"alerts": []}, **bad)
+        only.send(b"{", Authorization=f"Bearer {only.token}")
+        for source in (alice.source("grafana"), alice.source("grafana")):
+            source.send({"alerts": []}, **bad)
+        wrong(alice)
+        found = by_source(alice.app)
+    assert found == {(only.id, "unauthorized"): 1, (only.id, "invalid_json"): 1, (0, "unauthorized"): 3}
+
+
 @on_sqlite
 def test_every_reason_has_its_own_count(make_app: MakeApp, settings: Settings, alice: Tenant) -> None:
     small = dataclasses.replace(alice, app=make_app(dataclasses.replace(settings, max_body_bytes=2000)))

@@ -580,6 +580,7 @@ def test_what_was_refused_before_the_source_was_there_is_not_its(alice: Tenant) 
         db.session.get_one(SourceRow, later.id).created_at = datetime.now(UTC) + timedelta(seconds=1)
         db.session.commit()
     assert done(later) == []
+    assert refused(later) == []
 
 
 def test_a_body_of_another_format_is_authenticated_and_the_refusal_is_quoted(alice: Tenant) -> None:
