@@ -231,7 +231,7 @@ def _counted(session: Session, source: Source, since: datetime) -> dict[str, tup
         .where(
             RefusalCount.tenant_id == source.tenant_id,
             RefusalCount.source_id == source.id,
-            RefusalCount.minute >= since,
+            RefusalCount.minute >= since.replace(second=0, microsecond=0),
         )
         .group_by(RefusalCount.reason)
     )

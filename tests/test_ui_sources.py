@@ -888,6 +888,22 @@ def test_an_adapter_that_brings_nothing_has_its_pages(with_bare: Adapter, alice:
 
 
 @on_sqlite
+@pytest.mark.parametrize(("severity", "told"), [("high", True), ("medium", False)])
+def test_where_an_adapter_does_not_tell_medium_counts_as_not_said(
+    with_bare: Adapter, alice: Tenant, severity: str, told: bool
+) -> None:
+    source = alice.source("bare")
+    with alice.app.app_context():  # its endpoint is not mounted, so what it would have stored is put there
+        values = {"identity": "x", "status": "open", "hostname": "web-01", "incident_type": "custom"}
+        times = {"first_seen": datetime.now(UTC), "last_seen": datetime.now(UTC), "recent_starts": []}
+        tenant_id = db.session.get_one(SourceRow, source.id).tenant_id
+        kind = {"tenant_id": tenant_id, "source_id": source.id, "adapter": "bare", "severity": severity}
+        db.session.add(Incident(**values, **times, **kind, evidence={}))
+        db.session.commit()
+    assert lines(source)["severity"].done is told
+
+
+@on_sqlite
 def test_a_source_whose_adapter_is_gone_still_has_its_page(alice: Tenant, admin: Person) -> None:
     source = alice.source("datadog")
     gone = alice.app.extensions[KEY].pop("datadog")
