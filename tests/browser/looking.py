@@ -35,7 +35,10 @@ _FOREIGN = """() => {
 _WIDER = """() => {
   const wide = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth <= wide) return [];
-  const found = [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > wide + 1);
+  const scrolls = (one) => one !== document.body && getComputedStyle(one).overflowX !== "visible";
+  const inside = (one) => one.parentElement && (scrolls(one.parentElement) || inside(one.parentElement));
+  const found = [...document.querySelectorAll("body *")]
+    .filter((one) => one.getBoundingClientRect().right > wide + 1 && !inside(one));
   return found.slice(0, 5).map((one) => `${one.outerHTML.slice(0, 150)} ends at ${one.getBoundingClientRect().right}`)
     .concat(`the document is ${document.documentElement.scrollWidth} wide, the window ${wide}`);
 }"""
