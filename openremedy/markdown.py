@@ -24,17 +24,26 @@ def render(text: str) -> Markup:
     """Any text as safe HTML: no scripts, images, styles, ids, nor links to anything but http, https and mailto."""
     text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written out
     if len(text) > LIMIT:
-        return Markup("<pre>{}</pre>\n").format(text)
+        return Markup('<pre tabindex="0">{}</pre>\n').format(text)
     tokens = _PARSER.parse(text)
+    _place_headings(tokens)
     _rename(tokens)
     html = _PARSER.renderer.render(tokens, _PARSER.options, {})
     return Markup(_CLEANER.clean(html))  # noqa: S704  # this is where it becomes safe
 
 
+def _place_headings(tokens: Sequence[Token]) -> None:
+    """Below those of the page and without a gap: many begin with ##, and who hears a page finds its way by them."""
+    above: list[str] = []
+    for token in tokens:
+        if token.type == "heading_open":
+            above = [*(tag for tag in above if tag < token.tag), token.tag]
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(HEADINGS_BELOW + len(above), 6)}"
+
+
 def _rename(tokens: Sequence[Token]) -> None:
     for token in tokens:
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(int(token.tag[1]) + HEADINGS_BELOW, 6)}"
         if token.tag == "s":
             token.tag = "del"
         _rename(token.children or ())
@@ -66,5 +75,7 @@ _CLEANER = nh3.Cleaner(
     attributes=_ATTRIBUTES,
     attribute_filter=_attribute,
     url_schemes=_SCHEMES,
+    # Long lines scroll, and whoever has no mouse must be able to do that.
+    set_tag_attribute_values={"pre": {"tabindex": "0"}},
     link_rel="noopener noreferrer nofollow",
 )

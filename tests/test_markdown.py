@@ -11,7 +11,7 @@ from openremedy import tenants
 from openremedy.markdown import LIMIT, render
 from openremedy.recipes import parse
 
-ATTRIBUTES = {"a": {"href", "rel"}, "code": {"class"}, "ol": {"start"}}
+ATTRIBUTES = {"a": {"href", "rel"}, "pre": {"tabindex"}, "code": {"class"}, "ol": {"start"}}
 TAGS = set("h3 h4 h5 h6 p ul ol li code pre table thead tbody tr th td blockquote em strong del hr br a".split())
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -96,20 +96,27 @@ def test_what_recipes_use_is_shown() -> None:
     text = "## Look\n\n1. *x* **y** ~~z~~ `ls`\n\n- a\n\n> q\n\n---\n\n| a |\n|---|\n| b |\n\n```bash\ndf -h <x>\n```\n"
     html = render(text)
     for part in (
-        "<h4>Look</h4>",
+        "<h3>Look</h3>",
         "<li><em>x</em> <strong>y</strong> <del>z</del> <code>ls</code></li>",
         "<blockquote>\n<p>q</p>",
         "<hr>",
         "<th>a</th>",
         "<td>b</td>",
-        '<pre><code class="language-bash">df -h &lt;x&gt;\n</code></pre>',
+        '<pre tabindex="0"><code class="language-bash">df -h &lt;x&gt;\n</code></pre>',
     ):
         assert part in html
 
 
-@pytest.mark.parametrize(("level", "shown"), [(1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 6)])
-def test_headings_begin_below_those_of_the_page(level: int, shown: int) -> None:
-    assert render("#" * level + " Title") == f"<h{shown}>Title</h{shown}>\n"
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        *(("1", "3"), ("2", "3"), ("6", "3"), ("12", "34"), ("22", "33"), ("13", "34"), ("1323", "3445")),
+        *(("2321", "3433"), ("123456", "345666"), ("3121", "3343"), ("246246", "345345")),
+    ],
+)
+def test_headings_begin_below_those_of_the_page_and_skip_no_level(written: str, shown: str) -> None:
+    html = render("\n".join("#" * int(level) + " Title" for level in written))
+    assert html == "".join(f"<h{level}>Title</h{level}>\n" for level in shown)
 
 
 def test_a_list_that_begins_at_three_does_so_on_the_page() -> None:
@@ -132,12 +139,12 @@ def test_an_image_is_a_link_that_nobody_s_browser_follows_by_itself() -> None:
 
 def test_a_text_too_long_to_parse_is_shown_as_it_is() -> None:
     text = "<b>" + "*" * LIMIT
-    assert render(text) == f"<pre>&lt;b&gt;{'*' * LIMIT}</pre>\n"
+    assert render(text) == f'<pre tabindex="0">&lt;b&gt;{"*" * LIMIT}</pre>\n'
 
 
 def test_the_starter_recipes_have_headings_and_commands() -> None:
     for spec in parse(tenants.STARTER_RECIPES.read_bytes()):
         html = render(spec.steps)
         assert_harmless(html)
-        assert "<h4>" in html
-        assert "<pre><code" in html
+        assert "<h3>" in html
+        assert '<pre tabindex="0"><code' in html

@@ -20,9 +20,9 @@ _FOREIGN = """() => {
     if (name === "meta" && one.httpEquiv) found.push(`<meta http-equiv=${one.httpEquiv}>`);
     if (name === "link" && !one.href.startsWith(ours + "/static/")) found.push(`<link href=${one.href}>`);
     for (const {name: key, value} of one.attributes) {
-      if (/^(on|hx-on)|^(style|srcdoc|formaction)$/.test(key))
+      if (/^(on|hx-on)|^(style|srcdoc)$/.test(key))
         found.push(`<${name} ${key}=${value}>`);
-      if (["href", "src", "action", "xlink:href", "hx-get", "hx-post"].includes(key)) {
+      if (["href", "src", "action", "formaction", "xlink:href", "hx-get", "hx-post"].includes(key)) {
         const url = new URL(value, location.href);
         if (!["http:", "https:"].includes(url.protocol)) found.push(`<${name} ${key}=${value}>`);
         if (url.origin !== ours && !(name === "a" && /noopener/.test(one.rel) && /noreferrer/.test(one.rel)))
