@@ -149,9 +149,7 @@ ROUTES: dict[str, Page | Form] = {
     "ui.enable_source": Form(),
     "ui.add_signing_secret": Form(fields={"secret": "another signing secret"}),
     "ui.remove_signing_secret": Form(),
-    "ui.set_api_token": Form(
-        fields={"api_token": "a-token-of-the-tool"}, values={"source_id": "{pagerduty_source_id}"}
-    ),
+    "ui.set_api_token": Form(fields={"api_token": "a-token-of-the-tool"}, at={"source_id": "{pagerduty_source_id}"}),
     "ui.send_test_alert": Form(),
     "ui.deliveries": Page(also=({"accepted": "no"}, {"outcome": "created"}, {"reason": "nothing like it"})),
     "ui.delivery": Page(
