@@ -13,6 +13,7 @@ from openremedy.extensions import db, limiter, migrate
 from openremedy.intake import Door
 from openremedy.people import LONGEST_SIGN_IN
 from openremedy.queue import Waker, web_client
+from openremedy.recipes import MAX_FILE_BYTES
 from openremedy.services import JOB_MARGIN, KEY, Services
 from openremedy.tally import Tally
 
@@ -55,6 +56,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "PERMANENT_SESSION_LIFETIME": LONGEST_SIGN_IN,
         "TRUSTED_HOSTS": [host.lower() for host in settings.trusted_hosts] or None,  # as senders spell them
         "MAX_CONTENT_LENGTH": settings.max_body_bytes,
+        "MAX_FORM_MEMORY_SIZE": 2 * MAX_FILE_BYTES,  # a file of recipes may be pasted, its lines ended as browsers do
         "SQLALCHEMY_DATABASE_URI": settings.database_url,
         "SQLALCHEMY_ENGINE_OPTIONS": database.engine_options(settings),
         "RATELIMIT_STORAGE_URI": _limiter_url(settings.redis_url),

@@ -26,6 +26,7 @@ RECENT = timedelta(minutes=10)  # how long a password that was given again count
 CLOCKS_DIFFER = timedelta(minutes=1)  # at most, the identity provider's and ours
 LONG_AGO = datetime.fromtimestamp(0, UTC)
 LINK_HOURS = 72
+MOST_SIGN_INS = 100  # newest ones that a page lists
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _hasher = PasswordHasher()
 _NOBODY = _hasher.hash(random.token_urlsafe())  # an unknown address costs as much time as a wrong password
@@ -190,8 +191,9 @@ def sign_out(session: Session, sign_in_id: int) -> None:
 
 
 def sign_ins(session: Session, user_id: int) -> Sequence[SignIn]:
-    """Where a user is signed in, newest first."""
-    return session.scalars(select(SignIn).where(SignIn.user_id == user_id).order_by(SignIn.id.desc())).all()
+    """Where a user is signed in, the newest of them first."""
+    statement = select(SignIn).where(SignIn.user_id == user_id).order_by(SignIn.id.desc())
+    return session.scalars(statement.limit(MOST_SIGN_INS)).all()
 
 
 def end_sign_ins(session: Session, user_id: int, but: int | None = None) -> None:
@@ -218,6 +220,7 @@ def change_password(session: Session, user: User, current: str, password: str, a
     if not check_password(user, current):
         raise Unauthorized("The current password is not right.")
     user.password_hash = _hash(password)
+    _void(session, LinkPurpose.RESET, user.email)
     end_sign_ins(session, user.id, keep)
     session.add(audit.line(actor, None, "user.password_changed", user.email))
     session.commit()
@@ -359,18 +362,22 @@ def make_link(
 ) -> str:
     """The token of a new link; only its hash is kept. An earlier one for the same is void. Raises Invalid."""
     email = address_of(email) if email is not None else None
-    earlier = update(Link).where(Link.purpose == purpose, Link.email == email, Link.used_at.is_(None))
-    if purpose is LinkPurpose.INVITE:
-        earlier = earlier.where(Link.tenant_id == tenant_id)
-    moment = now()
-    session.execute(earlier.values(used_at=moment))
+    _void(session, purpose, email, tenant_id)
     token = random.token_urlsafe(32)
     link = Link(token_hash=crypto.hashed(token), purpose=purpose, email=email, tenant_id=tenant_id, role=role)
-    link.expires_at = moment + timedelta(hours=hours)
+    link.expires_at = now() + timedelta(hours=hours)
     session.add(link)
     session.add(audit.line(actor, tenant_id, f"link.{purpose}", email or "", role=role and str(role)))
     session.commit()
     return token
+
+
+def _void(session: Session, purpose: LinkPurpose, email: str | None, tenant_id: int | None = None) -> None:
+    """End the links of this kind that nobody has taken. The caller commits."""
+    live = update(Link).where(Link.purpose == purpose, Link.email == email, Link.used_at.is_(None))
+    if purpose is LinkPurpose.INVITE:
+        live = live.where(Link.tenant_id == tenant_id)
+    session.execute(live.values(used_at=now()))
 
 
 def link_url(public_url: str, token: str) -> str:
@@ -454,7 +461,7 @@ def _person(session: Session, link: Link, email: str, password: str) -> User:
     if link.purpose is LinkPurpose.SETUP and anybody(session):
         raise NotFound("Somebody has set this installation up already; sign in instead.")
     if link.purpose is LinkPurpose.RESET:
-        if user is None:
+        if user is None or user.disabled_at:
             raise NotFound()
         user.password_hash = _hash(password)
         end_sign_ins(session, user.id)
@@ -527,6 +534,7 @@ def set_role(session: Session, tenant_id: int, user_id: str, role: Role, actor: 
         _not_the_last_admin(session, tenant_id, user)
     session.add(audit.line(actor, tenant_id, "member.role", user.email, before=str(member.role), after=str(role)))
     member.role = role
+    _void(session, LinkPurpose.INVITE, user.email, tenant_id)  # it would give back what is taken here
     session.commit()
 
 
@@ -536,6 +544,7 @@ def remove_member(session: Session, tenant_id: int, user_id: str, actor: Actor) 
     if member.role is Role.ADMIN:
         _not_the_last_admin(session, tenant_id, user)
     session.delete(member)
+    _void(session, LinkPurpose.INVITE, user.email, tenant_id)
     end_sign_ins(session, user.id)
     session.add(audit.line(actor, tenant_id, "member.removed", user.email))
     session.commit()
@@ -598,6 +607,7 @@ def set_disabled(session: Session, user_id: str, disabled: bool, actor: Actor) -
     if disabled == (user.disabled_at is not None):
         return
     user.disabled_at = now() if disabled else None
+    _void(session, LinkPurpose.RESET, user.email)
     end_sign_ins(session, user.id)
     session.add(audit.line(actor, None, "user.disabled" if disabled else "user.enabled", user.email))
     session.commit()
@@ -611,6 +621,7 @@ def set_superadmin(session: Session, user_id: str, superadmin: bool, actor: Acto
     if user.superadmin == superadmin:
         return
     user.superadmin = superadmin
+    _void(session, LinkPurpose.INVITE, user.email)
     session.add(audit.line(actor, None, "user.superadmin", user.email, after=superadmin))
     session.commit()
 

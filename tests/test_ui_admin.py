@@ -211,6 +211,36 @@ def test_the_rights_of_a_superadmin_are_given_and_taken(app: Flask, root: Person
 
 
 @ON_ONE
+def test_an_older_invitation_gives_no_rights_back_that_were_taken(app: Flask, root: Person, alice: Tenant) -> None:
+    ann = Person(app, "ann@example.com", "alice")
+    answer = root.post("/admin/users/invite", form_id=root.form_id("/admin/users"), email=ann.email)
+    (path,) = LINK.findall(answer.text)
+    for wanted in ("yes", "no"):
+        assert root.post(f"/admin/users/{id_of(app, ann.email)}/superadmin", superadmin=wanted).status_code == 303
+    assert app.test_client().get(path).status_code == 404
+
+
+@ON_ONE
+def test_a_password_link_ends_with_the_user_and_with_another_password(app: Flask, root: Person, alice: Tenant) -> None:
+    ann = Person(app, "ann@example.com", "alice")
+    path = f"/admin/users/{id_of(app, ann.email)}"
+
+    def made() -> str:
+        answer = root.post(f"{path}/link", form_id=root.form_id("/admin/users"))
+        (link,) = LINK.findall(answer.text)
+        assert app.test_client().get(link).status_code == 200
+        return str(link)
+
+    before = made()
+    assert ann.post("/account/password", current=PASSWORD, password="quite another one").status_code == 303
+    assert app.test_client().get(before).status_code == 404
+    before = made()
+    for change in ("disable", "enable"):
+        assert root.post(f"{path}/{change}").status_code == 303
+        assert app.test_client().get(before).status_code == 404
+
+
+@ON_ONE
 def test_users_are_found_by_a_part_of_their_address(app: Flask, root: Person, alice: Tenant) -> None:
     Person(app, "ann_b@example.com", "alice", signed_in=False)
     Person(app, "annxb@example.com", "alice", signed_in=False)

@@ -157,6 +157,12 @@ def test_an_answer_leads_back_to_where_it_was_given_but_never_elsewhere(alice: T
     assert ann.post(path, back="//evil.example.com").location == f"/t/alice/incidents/{number}"
 
 
+def test_an_answer_with_a_nul_is_refused_before_the_database_sees_it(alice: Tenant, ann: Person) -> None:
+    number = alice.alert()["incident_id"]
+    answer = ann.post(f"incidents/{number}/feedback", answer="correct", recipe="disk\0full")
+    assert (answer.status_code, "NUL" in answer.text) == (422, True)
+
+
 def test_a_page_that_waits_for_its_verdict_asks_for_it_and_then_stops(alice: Tenant, ann: Person) -> None:
     number = alice.alert()["incident_id"]
     assert 'hx-trigger="every 2s"' in ann.get(f"incidents/{number}").text

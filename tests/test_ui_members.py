@@ -125,6 +125,14 @@ def test_a_member_is_removed_and_out_with_the_next_request(app: Flask, ann: Pers
     assert roles(app) == {"ann@example.com": "admin"}
 
 
+@ON_ONE
+def test_an_older_invitation_does_not_bring_a_removed_member_back(app: Flask, ann: Person) -> None:
+    path = invite(ann, email="bob@example.com", role="admin")
+    bob = Person(app, "bob@example.com", "alice", Role.VIEWER)  # came in by another way meanwhile
+    assert ann.post(f"members/{user_id(app, bob.email)}/remove").status_code == 303
+    assert bob.client.get(path).status_code == 404
+
+
 def test_the_last_admin_is_told_so(app: Flask, ann: Person) -> None:
     mine = user_id(app, ann.email)
     for answer in (ann.post(f"members/{mine}/role", role="viewer"), ann.post(f"members/{mine}/remove")):

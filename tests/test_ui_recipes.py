@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from werkzeug.datastructures import FileStorage
+from werkzeug.test import TestResponse, encode_multipart
 
 from browser_client import Person
 from cast import Tenant
 from openremedy.models import Role
+from openremedy.recipes import MAX_FILE_BYTES
 
 pytestmark = [
     pytest.mark.usefixtures("cheap_passwords"),
@@ -120,6 +123,24 @@ def test_an_import_shows_what_it_would_change_before_it_changes_it(alice: Tenant
     assert "by-file" not in {one["slug"] for one in alice.get("/recipes", limit=200)["items"]}
     assert ann.post("recipe-import", do="import", text=text).status_code == 303
     assert alice.get("/recipes/by-file")["title"] == "By file"
+
+
+def test_a_file_that_was_shown_can_be_imported_however_large(ann: Person) -> None:
+    """What a file may hold, the form that confirms it may hold too."""
+    entry = "- slug: long-{}\n  title: Long\n  when: Always.\n  applies_to: [custom]\n  risk: low\n  steps: |\n    {}\n"
+    text = "".join(entry.format(number, "\u00e9 " * 6000) for number in range(40))
+    assert 600_000 < len(text.encode()) < MAX_FILE_BYTES
+    shown = _sent_in_parts(ann, file=FileStorage(io.BytesIO(text.encode()), "recipes.yaml"))
+    assert (shown.status_code, "Import 40 recipes" in shown.text) == (200, True)
+    assert shown.text.count('enctype="multipart/form-data"') == 1
+    assert _sent_in_parts(ann, do="import", text=text).status_code == 303
+
+
+def _sent_in_parts(ann: Person, **fields: Any) -> TestResponse:
+    """In memory: the client would leave a file open."""
+    boundary, body = encode_multipart({"csrf_token": ann.token()} | fields)
+    kind = f"multipart/form-data; boundary={boundary}"
+    return ann.client.post(ann.path("recipe-import"), data=body, content_type=kind)
 
 
 def test_a_file_with_mistakes_names_the_lines_and_changes_nothing(alice: Tenant, ann: Person) -> None:

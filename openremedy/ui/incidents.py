@@ -16,7 +16,7 @@ from openremedy.ids import parse_id
 from openremedy.models import Incident, Recipe, Role
 from openremedy.overview import related
 from openremedy.services import services
-from openremedy.ui import access
+from openremedy.ui import access, forms
 from openremedy.ui.access import in_tenant
 from openremedy.ui.timeline import sentences
 
@@ -149,7 +149,7 @@ ANSWERS = {
 @in_tenant("/incidents/<incident_id>/feedback", "POST", role=Role.RESPONDER)
 def answer_incident(incident_id: str) -> ResponseReturnValue:
     """Confirm the verdict, pick another recipe, or say that none fits."""
-    answer, recipe = request.form.get("answer", ""), request.form.get("recipe") or None
+    answer, recipe = request.form.get("answer", ""), forms.text("recipe", 200) or None
     if answer not in ANSWERS:
         raise Invalid("Confirm, pick another recipe, or say that none fits.")
     domain.feedback(db.engine, g.here.id, id_of(incident_id), answer, recipe, g.visitor.actor)
