@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, current_app, g, make_response, render_template, request, url_for
+from flask import Flask, Response, g, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 
@@ -75,7 +75,6 @@ def _common() -> dict[str, Any]:
         "places": _places,
         "review_count": _review_count,
         "single_sign_on": _single_sign_on(),
-        "has": lambda endpoint: endpoint in current_app.view_functions,
     }
 
 
