@@ -86,7 +86,7 @@ def _single_sign_on() -> str | None:
 
 def _places() -> list[people.Place]:
     user = people.get_user(db.session(), str(g.visitor.user_id))
-    return people.places(db.session(), user)[:MOST_PLACES]
+    return people.places(db.session(), user, MOST_PLACES)
 
 
 def _review_count() -> int:
