@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
 import hypothesis
 import pytest
-from flask import Flask
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
@@ -16,7 +14,6 @@ from answers import refused, rows
 from cast import DISK_FULL, Tenant, sign
 from config import Settings
 from openremedy.alerts import AlertStatus, IncidentType, Outcome, Severity
-from openremedy.services import services
 
 ALLOWED = {202, 400, 401, 413, 415, 422, 429}
 MAX_BODY = 4000
@@ -33,15 +30,6 @@ fuzzed = hypothesis.settings(
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return dataclasses.replace(settings, max_body_bytes=MAX_BODY)
-
-
-@pytest.fixture
-def app(make_app: Callable[[Settings], Flask], settings: Settings) -> Flask:
-    """One application for all examples. Its tally stays quiet: what a 401 leaves behind is looked at elsewhere."""
-    made = make_app(settings)
-    with made.app_context():
-        services().tally._start = lambda: None  # the test writes by hand
-    return made
 
 
 class Door:

@@ -443,7 +443,7 @@ def test_a_sweep_is_started_by_hand(app: Flask, root: Person, alice: Tenant) -> 
     assert answer.status_code == 303
     assert "Swept: 0 requeued" in root.get("/admin/queue").text
     (line,) = lines(app, "queue.swept")
-    assert set(line["detail"]) == {"requeued", "given_up", "stale", "redone"}
+    assert set(line["detail"]) == {"requeued", "given_up", "stale", "redone", "indexed"}
 
 
 def test_a_job_that_is_gone_is_not_found(redis_url: str) -> None:

@@ -31,22 +31,25 @@ from conftest import driver, make_settings
 from openremedy import people
 from openremedy.app import create_app
 from openremedy.extensions import db
-from openremedy.models import AuditLine, LinkPurpose, Membership, SignIn, Tenant, User, now
+from openremedy.models import AuditLine, LinkPurpose, Membership, Role, SignIn, Tenant, User, now
 from openremedy.services import services
 from openremedy.ui import POLICY
-from openremedy.ui.access import ACCESS
+from openremedy.ui.access import ACCESS, Access
 from services import PostgresServer, RedisServer
 from test_tenancy import LISTS, MAKING, OPEN, WITH_AN_ID
 from ui_routes import (
     ADMIN,
+    ANYONE,
     EVERYBODY,
     NOBODY,
     OUTSIDER,
     PUBLIC,
     RESPONDER,
     ROUTES,
+    SIGNED_IN,
     SUPERADMIN,
     VIEWER,
+    WHO,
     Form,
     Page,
     mark,
@@ -55,7 +58,7 @@ from ui_world import World, address, expected, fill_in, may, url_of
 
 PAGES = sorted(name for name, route in ROUTES.items() if isinstance(route, Page))
 FORMS = sorted(name for name, route in ROUTES.items() if isinstance(route, Form))
-OF_A_TENANT = sorted(name for name in ROUTES if ACCESS[name].kind == "tenant")
+OF_A_TENANT = sorted(WHO[VIEWER] | WHO[RESPONDER] | WHO[ADMIN])
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 every_route = pytest.mark.parametrize("endpoint", sorted(ROUTES))
@@ -149,6 +152,19 @@ def test_every_route_of_the_ui_has_its_entry(world: World) -> None:
         methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
         wanted = {"POST"} if isinstance(ROUTES.get(rule.endpoint), Form) else {"GET"}
         assert methods == wanted, f"{rule.endpoint}: a function reads or changes, not both"
+
+
+def test_every_route_says_that_it_is_for_whom_the_table_says(world: World) -> None:
+    said = {
+        ANYONE: Access("anyone"),
+        SIGNED_IN: Access("signed_in"),
+        VIEWER: Access("tenant", Role.VIEWER),
+        RESPONDER: Access("tenant", Role.RESPONDER),
+        ADMIN: Access("tenant", Role.ADMIN),
+        SUPERADMIN: Access("superadmin"),
+    }
+    assert sum(map(len, WHO.values())) == len(ROUTES), "each route once"
+    assert {name: said[least] for least, names in WHO.items() for name in names} == ACCESS
 
 
 def test_what_is_not_of_the_ui_is_in_the_table_of_the_api(world: World) -> None:
@@ -261,7 +277,7 @@ def test_ids_of_alices_in_charlies_forms_and_queries_change_and_show_nothing_of_
 def test_no_page_of_charlies_shows_a_mark_of_alices(world: World) -> None:
     his = world.cast.things[OUTSIDER]
     for endpoint in PAGES:
-        if ACCESS[endpoint].kind in ("tenant", "signed_in"):
+        if endpoint in WHO[SIGNED_IN] or endpoint in OF_A_TENANT:
             for answer in world.ask(OUTSIDER, endpoint, his):
                 assert answer.status_code == ROUTES[endpoint].status_of.get(OUTSIDER, ROUTES[endpoint].status)
                 assert mark(ADMIN) not in answer.text
@@ -283,7 +299,7 @@ def test_who_is_removed_is_out_with_the_next_request(world: World, how: str) -> 
             db.session.commit()
     before = world.rows()
     for endpoint in sorted(ROUTES):
-        if ACCESS[endpoint].kind != "anyone":
+        if endpoint not in WHO[ANYONE]:
             for answer in world.ask(RESPONDER, endpoint):
                 assert answer.status_code == 401, endpoint
                 assert 'action="/sign-in"' in answer.text
@@ -307,7 +323,7 @@ def test_a_disabled_tenant_lets_nobody_in_with_the_next_request(world: World) ->
 
 def test_a_part_of_a_page_tells_a_browser_whose_sign_in_has_ended_to_go_and_sign_in(world: World) -> None:
     for endpoint in PAGES:
-        if ACCESS[endpoint].kind != "anyone":
+        if endpoint not in WHO[ANYONE]:
             for answer in world.ask(NOBODY, endpoint, headers={"HX-Request": "true"}):
                 assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/sign-in")
 
@@ -341,7 +357,7 @@ def test_a_session_opens_neither_the_api_nor_a_webhook(world: World) -> None:
 
 @every_route
 def test_neither_an_api_token_nor_a_signature_opens_the_ui(world: World, endpoint: str) -> None:
-    if ACCESS[endpoint].kind == "anyone":
+    if endpoint in WHO[ANYONE]:
         return
     alice, before = world.cast.tenants[ADMIN], world.rows()
     for headers in (

@@ -1,7 +1,6 @@
 """Every route of the web UI, for the tests that walk them all: what its URL and its form need, and what it answers.
 
-A new page gets its entry in ROUTES; without one tests/test_ui_routes.py fails. Whoever may use the route is known from
-openremedy.ui.access.ACCESS already and is not said again here.
+A new page gets its entry in ROUTES and its place in WHO; without them tests/test_ui_routes.py fails.
 
 - `Page(...)` reads (GET): it is opened in the browser too, unless `not_a_page` says why it is none.
 - `Form(...)` changes something (POST): `fields` is what a person fills in.
@@ -196,6 +195,54 @@ ROUTES: dict[str, Page | Form] = {
     "ui.admin_audit": Page(),
     "ui.export_admin_audit": Page(not_a_page=_DOWNLOAD),
 }
+
+# Whom each route is for, said a second time on purpose: what the pages say of themselves is held against it.
+ANYONE, SIGNED_IN = "anyone", "signed in"
+WHO: dict[str, frozenset[str]] = {
+    ANYONE: frozenset(
+        ("ui.sign_in", "ui.do_sign_in", "ui.start_oidc", "ui.oidc_callback", "ui.sign_out", "ui.link", "ui.take_link")
+    ),
+    SIGNED_IN: frozenset(("ui.home", "ui.account", "ui.change_password", "ui.sign_out_others")),
+    # Looks at everything of its tenant that is no secret, and at nothing that only admins do.
+    VIEWER: frozenset(
+        (
+            *("ui.overview", "ui.overview_live", "ui.incidents", "ui.incidents_live", "ui.review"),
+            *("ui.incident", "ui.incident_verdict", "ui.incident_changes", "ui.incident_evidence"),
+            *("ui.recipes", "ui.recipe", "ui.recipe_version", "ui.export_recipes"),
+            *("ui.sources", "ui.source", "ui.source_checklist"),
+            *("ui.deliveries", "ui.delivery", "ui.delivery_body"),
+        )
+    ),
+    # Handles incidents.
+    RESPONDER: frozenset(
+        (
+            *("ui.act_on_incidents", "ui.acknowledge_incident", "ui.resolve_incident", "ui.reclassify_incident"),
+            *("ui.answer_incident", "ui.send_test_alert"),
+        )
+    ),
+    # Changes recipes, sources, settings and people, and sends a kept delivery in again.
+    ADMIN: frozenset(
+        (
+            *("ui.new_recipe", "ui.add_recipe", "ui.edit_recipe", "ui.save_recipe", "ui.enable_recipe"),
+            *("ui.delete_recipe", "ui.restore_recipe", "ui.preview_recipe", "ui.try_recipe", "ui.tryout"),
+            *("ui.add_starter_recipes", "ui.import_form", "ui.import_recipes"),
+            *("ui.new_source", "ui.add_source", "ui.edit_source", "ui.rotate_source", "ui.disable_source"),
+            *("ui.enable_source", "ui.add_signing_secret", "ui.remove_signing_secret", "ui.set_api_token"),
+            *("ui.replay_preview", "ui.replay_delivery"),
+            *("ui.settings", "ui.change_settings", "ui.reveal_secret", "ui.rotate_secret", "ui.end_secret"),
+            *("ui.members", "ui.invite_member", "ui.revoke_invitation", "ui.change_role", "ui.remove_member"),
+            *("ui.tokens", "ui.create_token", "ui.revoke_token", "ui.audit_log", "ui.export_audit"),
+        )
+    ),
+    # Looks after the installation.
+    SUPERADMIN: frozenset(name for name in ROUTES if name.startswith(("ui.admin_", "ui.export_admin_"))),
+}
+
+
+def whom(endpoint: str) -> str:
+    """The least of those in WHO that a route is for. Raises StopIteration for none."""
+    return next(least for least, endpoints in WHO.items() if endpoint in endpoints)
+
 
 # Pages that somebody may open who is not signed in; everything else leads to the sign-in.
 PUBLIC = {"ui.sign_in", "ui.link", "ui.static"}

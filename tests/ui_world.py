@@ -25,20 +25,22 @@ from openremedy.extensions import db, limiter
 from openremedy.models import Base, Role
 from openremedy.queue import interactive_queue, job_queue
 from openremedy.services import services
-from openremedy.ui import access
 from ui_routes import (
     ADMIN,
+    ANYONE,
     EVERYBODY,
     NOBODY,
     OUTSIDER,
     RESPONDER,
     ROUTES,
+    SIGNED_IN,
     SUPERADMIN,
     THINGS,
     VIEWER,
     Form,
     Page,
     Route,
+    whom,
 )
 
 # Written without anybody having changed anything: when somebody or something was seen last.
@@ -219,26 +221,22 @@ def fill_in(text: str, things: Mapping[str, str]) -> str:
 
 
 def may(name: str, endpoint: str) -> bool:
-    """Whether somebody may use a route of Alice's tenant, by what the page says of itself."""
-    allowed = access.ACCESS[endpoint]
-    if allowed.kind == "anyone":
-        return True
-    if allowed.kind == "signed_in":
-        return name != NOBODY
-    if allowed.kind == "superadmin":
-        return name == SUPERADMIN
-    role = {VIEWER: Role.VIEWER, RESPONDER: Role.RESPONDER, ADMIN: Role.ADMIN, SUPERADMIN: Role.ADMIN}.get(name)
-    return role is not None and allowed.role is not None and role.may(allowed.role)
+    """Whether somebody may use a route of Alice's tenant."""
+    least = whom(endpoint)
+    if least in (ANYONE, SIGNED_IN):
+        return least == ANYONE or name != NOBODY
+    members = (VIEWER, RESPONDER, ADMIN, SUPERADMIN)  # each may what those before it may
+    return name in members[members.index(least) :]
 
 
 def expected(name: str, endpoint: str) -> int:
     """The status that somebody gets from a route with Alice's things."""
-    route, allowed = ROUTES[endpoint], access.ACCESS[endpoint]
+    route = ROUTES[endpoint]
     if may(name, endpoint):
         return route.status_of.get(name, route.status)
     if name == NOBODY:
         return 302  # to the sign-in
-    if allowed.kind == "superadmin" or name == OUTSIDER:
+    if whom(endpoint) == SUPERADMIN or name == OUTSIDER:
         return 404
     return 403
 

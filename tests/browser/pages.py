@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from openremedy.ui.access import ACCESS
-from ui_routes import ADMIN, NOBODY, ROUTES, SUPERADMIN, Page
+from ui_routes import ADMIN, ANYONE, NOBODY, ROUTES, SUPERADMIN, Page, whom
 from ui_world import expected, fill_in, url_of
 
 
@@ -39,7 +38,7 @@ class Shown:
 
 def _who(endpoint: str) -> str:
     """Who sees the most of it. Some pages lead those on who have nothing to choose there."""
-    order = (NOBODY, ADMIN, SUPERADMIN) if ACCESS[endpoint].kind == "anyone" else (ADMIN, SUPERADMIN)
+    order = (NOBODY, ADMIN, SUPERADMIN) if whom(endpoint) == ANYONE else (ADMIN, SUPERADMIN)
     return next(name for name in order if expected(name, endpoint) == 200)
 
 
