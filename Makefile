@@ -37,7 +37,7 @@ migrate: $(VENV)/installed ## Bring the database to this code's schema
 ##@ Develop
 .PHONY: test
 test: $(VENV)/installed-dev provider ## Run the tests; T="tests/test_x.py -k word" runs some
-	$(BIN)/python -m pytest $(or $(T),-n auto --dist loadfile)
+	$(BIN)/python -m pytest $(or $(T),-n auto --dist loadfile --no-loadscope-reorder)
 
 .PHONY: provider
 provider: ## Install the provider that the tests of single sign-on start

@@ -39,6 +39,15 @@ ENCRYPTION_KEY = Fernet.generate_key().decode()
 NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens there: every test without a Redis of its own runs without one
 
 
+# Minutes each. Begun first (with `--no-loadscope-reorder`), so that one process is not left alone with them at the end.
+LONGEST = ("test_ui_routes.py", "test_pages.py", "test_flows.py", "test_real_senders.py", "test_faults.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, everything else in its order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     report_not_run(terminalreporter)
 
