@@ -10,6 +10,7 @@ is larger than MOST_BYTES.
 
 import argparse
 import base64
+import json
 import logging
 import shutil
 import sys
@@ -57,7 +58,7 @@ BOSS = "boss@example.com"
 CURATED = (
     *(("overview", "wide-light"), ("overview", "phone-dark"), ("incidents", "wide-light"), ("incident", "wide-light")),
     *(("incident", "wide-dark"), ("incident", "phone-light"), ("review", "wide-light"), ("recipe", "wide-light")),
-    *(("source", "wide-light"), ("delivery-3", "wide-light")),
+    *(("source", "wide-light"), ("delivery-2", "wide-light")),
 )
 
 
@@ -107,17 +108,16 @@ WORLDS: dict[str, Callable[[Stack, Flask], tuple[dict[str, str], tuple[str, str]
 }
 
 
-def things_of(app: Flask, slug: str) -> dict[str, str]:
+def things_of(app: Flask, tenant: str) -> dict[str, str]:
     """What the URLs need of what is there; what is not there is left out, and with it the pages of it."""
     with app.app_context():
-        tenant_id = db.session.scalars(select(models.Tenant.id).where(models.Tenant.slug == slug)).one()
-        found = {"tenant_slug": slug, **dict(_ids(tenant_id))}
+        tenant_id = db.session.scalars(select(models.Tenant.id).where(models.Tenant.slug == tenant)).one()
+        found = {"tenant_slug": tenant, **dict(_ids(tenant_id))}
         found["token"] = _link(tenant_id)
         db.session.rollback()
-        if "slug" in found:
-            (spec,) = parse(
-                f"- {{slug: {found['slug']}, title: Tried, when: x, applies_to: [disk_full], risk: low, steps: x}}"
-            )
+        if found["slug"]:
+            slug = json.dumps(found["slug"])
+            (spec,) = parse(f"- {{slug: {slug}, title: Tried, when: x, applies_to: [disk_full], risk: low, steps: x}}")
             found["job_id"] = start_tryout(services(), tenant_id, spec.slug, spec)
         return {name: value for name, value in found.items() if value}
 
@@ -140,6 +140,7 @@ def _ids(tenant_id: int) -> Iterator[tuple[str, str]]:
     slug = db.session.scalar(most.group_by(Verdict.recipe).order_by(func.count().desc()).limit(1))
     yield "slug", slug or ""
     yield "version", "1" if slug else ""
+    yield "starter_slug", "disk-full" if slug else ""
     for adapter in ("grafana", "alertmanager", "pagerduty"):
         name = "source_id" if adapter == "grafana" else f"{adapter}_source_id"
         yield name, newest(Source, Source.adapter == adapter, Source.disabled_at.is_(None))
@@ -162,7 +163,7 @@ def pictures(browser: Browser, world: World, folder: Path) -> list[str]:
     for look in LOOKS:
         for shown in PAGES:
             with new_tab(browser, world.stack.url, look, states.get(shown.who, admin)) as tab:
-                for number, path in enumerate(_paths(world, shown)):
+                for number, path in _paths(world, shown):
                     name = f"{shown.name}-{number}" if number else shown.name
                     wrong += _picture(tab, path, folder / world.name / f"{name}-{look.name}.webp")
                     if world.name == "real" and (name, look.name) in CURATED:
@@ -171,12 +172,12 @@ def pictures(browser: Browser, world: World, folder: Path) -> list[str]:
     return wrong
 
 
-def _paths(world: World, shown: Shown) -> list[str]:
-    """Its addresses, as far as this world has what they name."""
+def _paths(world: World, shown: Shown) -> list[tuple[int, str]]:
+    """Its addresses by their number, as far as this world has what they name."""
     found = []
-    for way in shown.ways():
+    for number, way in enumerate(shown.ways()):
         with suppress(KeyError):
-            found.append(shown.path_of(world.app, world.things, way))
+            found.append((number, shown.path_of(world.app, world.things, way)))
     return found
 
 

@@ -116,7 +116,7 @@ ROUTES: dict[str, Page | Form] = {
     "ui.review": Page(also=({"why": "unsure"}, {"why": "none"})),
     # Its recipes
     "ui.recipes": Page(),
-    "ui.recipe": Page(also=({"slug": "disk-full"},)),
+    "ui.recipe": Page(also=({"slug": "{starter_slug}"},)),
     "ui.recipe_version": Page(),
     "ui.new_recipe": Page(),
     "ui.add_recipe": Form(fields=_RECIPE | {"slug": "a-new-one"}),
@@ -335,6 +335,7 @@ def _newest(table: str) -> str:
 # By the name that a URL gives them, in this order; each is made once for Alice's tenant and once for Charlie's.
 THINGS: dict[str, Callable[[Tenant], str]] = {
     "tenant_slug": lambda tenant: tenant.slug,
+    "starter_slug": lambda _tenant: "disk-full",
     "previous_secret_id": _previous_secret,
     "incident_id": _incident,
     "delivery_id": _delivery,

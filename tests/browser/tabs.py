@@ -72,7 +72,8 @@ class Tab:
         return self.page.url.removeprefix(self.base)
 
     def press(self, *keys: str) -> None:
-        """Keys, one after the other."""
+        """Keys, one after the other, on a page whose scripts listen by now."""
+        self.page.wait_for_load_state("domcontentloaded")
         for key in keys:
             self.page.keyboard.press(key)
 
