@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import flask_migrate
 import psycopg
@@ -212,10 +212,18 @@ def fill(url: str, slug: str, count: int) -> None:
     chance.seed(slug)
     end = datetime.now(UTC)
     with psycopg.connect(url) as connection:
-        found = connection.execute("SELECT id FROM tenants WHERE slug = %s", [slug]).fetchone()
+        tenant_id = _value(connection, "SELECT id FROM tenants WHERE slug = %s", slug)
         # References are right by construction, and looking each one up takes as long as the rest.
         connection.execute("SET session_replication_role = replica")
-        _fill(connection, found[0], count, end)  # type: ignore[index]
+        _fill(connection, tenant_id, count, end)
+
+
+def _value(connection: psycopg.Connection, query: LiteralString, *values: str) -> Any:
+    """The one value that a query finds. Raises LookupError."""
+    row = connection.execute(query, values).fetchone()
+    if row is None:
+        raise LookupError(query)
+    return row[0]
 
 
 def _fill(connection: psycopg.Connection[Any], tenant_id: int, count: int, end: datetime) -> None:
@@ -299,12 +307,12 @@ def filled(app: Flask, url: str, count: int) -> None:
             cookbook.import_recipes(db.session(), tenant_id, parse(tenants.STARTER_RECIPES.read_text()))
         db.session.remove()
     with psycopg.connect(url, autocommit=True) as connection:
-        words = connection.execute("SELECT pg_get_indexdef('ix_incidents_words'::regclass)").fetchone()
+        words = _value(connection, "SELECT pg_get_indexdef('ix_incidents_words'::regclass)")
         connection.execute("DROP INDEX ix_incidents_words")
         with ProcessPoolExecutor(len(TENANTS)) as pool:
             list(pool.map(fill, [url] * len(TENANTS), TENANTS, [count] * len(TENANTS)))
         connection.execute("SET maintenance_work_mem = '512MB'")
-        connection.execute(words[0])  # type: ignore[index]
+        connection.execute(words)
         connection.execute("VACUUM ANALYZE")
 
 

@@ -748,7 +748,9 @@ def test_nobody_signs_in_again_who_is_not_signed_in(app: Flask, nina: Somebody, 
     refused(somebody.leave(again="1"), 401, "Your sign-in has ended. Please sign in again.")
     callback = nina.at_provider(nina.way("/account"), "nina")
     with app.app_context():
-        people.end_sign_ins(db.session(), people.find_user(db.session(), "nina@example.com").id)  # type: ignore[union-attr]
+        user = people.find_user(db.session(), "nina@example.com")
+        assert user
+        people.end_sign_ins(db.session(), user.id)
         db.session.commit()
     refused(nina.get(callback), 401, "Your sign-in has ended. Please sign in again.")
 

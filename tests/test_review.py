@@ -46,8 +46,7 @@ def _verdict(tenant: Tenant, incident: uuid.UUID, recipe: str | None) -> uuid.UU
         "actor": "classifier",
     }
     db.session.execute(insert(table(Verdict)), row)
-    found: uuid.UUID = row["id"]  # type: ignore[assignment]  # of a mixed dictionary
-    return found
+    return uuid.UUID(str(row["id"]))
 
 
 @pytest.fixture

@@ -316,4 +316,4 @@ def test_the_export_is_sent_as_it_is_read(app: Flask, ann: Person, monkeypatch: 
     monkeypatch.setattr(audit, "BATCH", 1)
     answer = ann.client.get(ann.path("audit.csv"), buffered=False)
     assert answer.is_streamed
-    assert len(list(answer.response)) > 2  # type: ignore[arg-type]
+    assert len(list(answer.iter_encoded())) > 2

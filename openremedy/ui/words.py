@@ -88,11 +88,9 @@ def size(count: int | None) -> str:
     """`1.5 KiB`."""
     if count is None:
         return "-"
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024 or unit == "MiB":
-            return f"{count:,} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count = count / 1024  # type: ignore[assignment]  # a fraction from the second unit on
-    return ""
+    if count < 1024:
+        return f"{count:,} bytes"
+    return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.1f} MiB"
 
 
 _SPOKEN: Mapping[str, str] = {

@@ -57,7 +57,9 @@ def test_a_tool_is_connected_and_every_line_turns_green_by_what_it_sends(
     expect(missing).to_have_count(6, timeout=PATIENCE)
     at = datetime.now(UTC) - timedelta(minutes=1)
     for ended in (False, True):
-        body = discover()[tool].sample(f"{tool}-host-7", at, ended)  # type: ignore[misc]  # each of the four has one
+        sample = discover()[tool].sample
+        assert sample, "each of the four has one"
+        body = sample(f"{tool}-host-7", at, ended)
         answer = requests.post(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=30)
         assert answer.status_code == 202, answer.text
     expect(missing).to_have_count(0, timeout=PATIENCE)
