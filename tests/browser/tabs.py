@@ -1,6 +1,7 @@
 """A tab of the browser that forgives nothing: whatever the console, the policy or the network says is a failure."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,11 @@ class Tab:
         assert answer
         assert answer.status == status, f"{path}: {answer.status}"
         return answer
+
+    def follow(self, link: str | re.Pattern[str]) -> None:
+        """Click the link of this name and wait for the scripts of where it leads: before, they hear nobody."""
+        with self.page.expect_navigation(wait_until="domcontentloaded"):
+            self.page.get_by_role("link", name=link).click()
 
     @property
     def path(self) -> str:
