@@ -256,13 +256,27 @@ def arrive(session: Session, identity: Identity, actor: Actor) -> User:
     without a password. Raises Forbidden, Conflict.
     """
     with unique(session, "You came in twice at the same moment. Please start again."):
-        user = session.scalar(select(User).where(User.oidc_subject == identity.subject))
-        user = user or _link(session, identity, actor)
+        user = _known(session, identity) or _link_once(session, identity, actor)
         if user.disabled_at:
             raise Forbidden("Your account here is disabled. Ask whoever runs this installation.")
         if user.password_hash is None and identity.address == user.email:
             _take_invitations(session, user, actor)
     return user
+
+
+def _known(session: Session, identity: Identity) -> User | None:
+    return session.scalar(select(User).where(User.oidc_subject == identity.subject))
+
+
+def _link_once(session: Session, identity: Identity, actor: Actor) -> User:
+    """Who is refused may have come in by another window since we looked, and used the invitation up there."""
+    try:
+        return _link(session, identity, actor)
+    except Forbidden:
+        user = _known(session, identity)
+        if user is None:
+            raise
+        return user
 
 
 def _link(session: Session, identity: Identity, actor: Actor) -> User:

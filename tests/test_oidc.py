@@ -18,6 +18,7 @@ import requests
 import time_machine
 from flask import Flask, g, render_template_string, session
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
@@ -25,7 +26,7 @@ from browser_client import PASSWORD
 from config import Settings
 from liar import Liar, lying
 from openremedy import identity, people
-from openremedy.audit import COMMAND_LINE
+from openremedy.audit import COMMAND_LINE, Actor
 from openremedy.errors import Conflict, Forbidden
 from openremedy.extensions import db
 from openremedy.models import AuditLine, Link, LinkPurpose, Membership, Role, SignIn, Tenant, User, now
@@ -418,6 +419,31 @@ def test_two_who_come_in_as_the_same_new_user_make_one(app: Flask, alice: None) 
     assert "nina@example.com" in outcomes
     assert set(outcomes) <= {"nina@example.com", "You came in twice at the same moment. Please start again."}
     assert len(lines(app, "link.used")) == 1
+    assert len(lines(app, "user.linked")) == 1
+
+
+@pytest.mark.parametrize("invited", [True, False])
+def test_who_came_in_by_another_window_a_moment_ago_is_known(
+    invited: bool, app: Flask, alice: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nina = Identity("https://id.example 1", "nina@example.com", True, None)
+    if invited:
+        invite(app, "nina@example.com", "alice", Role.VIEWER)
+    else:
+        with app.app_context():
+            people.create_user(db.session(), "nina@example.com", PASSWORD, "alice", Role.VIEWER)
+    link = people._link
+
+    def after_the_other(its: Session, identity: Identity, actor: Actor) -> User:
+        its.rollback()  # SQLite would hold its view of before
+        monkeypatch.setattr(people, "_link", link)
+        with app.app_context():
+            people.arrive(db.session(), nina, COMMAND_LINE)
+        return link(its, identity, actor)
+
+    monkeypatch.setattr(people, "_link", after_the_other)
+    with app.app_context():
+        assert people.arrive(db.session(), nina, COMMAND_LINE).email == "nina@example.com"
     assert len(lines(app, "user.linked")) == 1
 
 
