@@ -1,203 +1,401 @@
-"""Tiers 3 and 5: which recipes share words with an incident (BM25 over weighted fields), and how sure that makes us."""
+"""Tiers 3 and 5: which recipes speak of what an incident says, and how sure that makes us.
 
+Ten features compare an incident with a recipe; their weights, and how their values become a probability, were learnt
+from labelled alerts (scripts/train_matcher.py) and stand in matcher.json. docs/classifier.md has the figures.
+"""
+
+import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from .masking import mask
 from .pointers import scalars
+from .query import TYPE_WORDS as TYPE_WORDS
+from .query import Query, query_of, terms_in
 from .shapes import ANSWER_THRESHOLD as ANSWER_THRESHOLD
 from .shapes import Answer, Candidate, Citation, Recipe, Subject
+from .words import concepts_of, grams_of, masked, sides_of, terms_of, words_of
 
 CITATION_LIMIT = 3
+FEATURES = (
+    "bm25",  # BM25 of all terms and concepts against name (twice) and lead, as a share of the most they could reach
+    "text_covered",  # share of what the sentences say, by tf-idf, that the recipe says anywhere
+    "all_covered",  # the same of everything the incident says
+    "name_told",  # share of the recipe's name, weighed by what tells the best candidates apart, that the incident says
+    "name_alike",  # cosine of the incident's name and the recipe's
+    "name_unsaid",  # how much of the recipe's name the incident does not say, as a negative number
+    "concepts_alike",  # cosine of the concepts of the incident and of the recipe's name
+    "spelled_alike",  # cosine of pieces of words, sentences against lead
+    "name_against",  # alternatives on which the incident and the recipe's name contradict each other, negative
+    "lead_against",  # the same with the lead
+    "confirmed",  # likeness of the nearest incident for which a person chose the recipe
+    "general",  # the recipe is named like the incident's type: where to begin when nothing speaks for another
+)
+CONFIDENCE_FEATURES = (
+    *FEATURES,
+    "denied",  # likeness of the nearest incident of which a person said that none fits
+    "share",  # log-odds of the best among the candidates
+    "lead",  # its points over those of the next
+    "points",
+    "named",  # the incident has a name
+    "titled",  # the recipe has one
+    "unknown",  # share of the said words that no recipe uses
+    "typed",  # the recipe is for some types, and the incident is of one of them that says what broke
+    "rivals",  # logarithm of how many recipes there were to choose from
+)
 
-_FIELDS = {"title": 3.0, "slug": 3.0, "tags": 2.0, "when": 2.0, "steps": 0.3}
-_SATURATION = 1.5
-# How much a word of the incident counts, by where it stands.
-_TYPE, _TYPE_MEANS, _NAME, _VALUE, _KEY, _HOSTNAME = 0.8, 0.4, 2.0, 1.0, 0.5, 0.2
-_NAMING_KEYS = {
-    "alertname", "rule", "rulename", "monitor", "check", "title", "name", "service_name", "service", "summary",
-}  # fmt: skip
-_GENERAL_POINTS = 0.4
-_QUERY_WORDS = 300
-_VALUE_CHARACTERS = 2000
-_EVIDENCE_CHARACTERS = 32 * 1024
+_LEAD_WORDS, _LEAST_LEAD = 60, 4
+_FIRST_LOOK = 40  # candidates that are compared among themselves
+_SATURATION, _LENGTH = 1.2, 0.5
+_READ_CHARACTERS = 20_000
 _CITED_CHARACTERS = 500
-
-TYPE_WORDS = {
-    "disk_full": "disk full filesystem space",
-    "cpu_high": "cpu high load",
-    "memory_high": "memory high ram oom",
-    "service_down": "service down unit process failed",
-    "port_unavailable": "port unavailable connection refused listen",
-}
-
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_HEADING = re.compile(r"^#+\s.*$", re.MULTILINE)
 # "Not for exhausted inodes" must not draw inode alerts to a recipe.
 _EXCLUSION = re.compile(r"\b(?:and )?not for\b[^.]*", re.IGNORECASE)
-# PostgreSQL, MySQL, RabbitMQ, MongoDB are one word each.
-_WORD = re.compile(r"[A-Z]?[a-z]+(?:SQL|DB|MQ|JS|VPN)(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
-_STOP = frozenset(
-    "a about after all also an and any are as at be been being but by can do does for from had has have if in into is "
-    "it its may more no not of on or other so some such than that the their them then there these they this to too up "
-    "use used using was were what when where which while who will with would you your "
-    "alert alertname instance job severity value label annotation summary description status firing state critical "
-    "warning info http https www com minute last current currently recipe runbook url name true false null".split()
+_OPENING = re.compile(
+    r"\b(?:this|the) (?:`\w+` )?alert (?:fires|is (?:fired|triggered)|indicates|triggers|means|will fire)\w*"
+    r"(?: when| that| if)?",
+    re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Match(Candidate):
+    """`none`: the chance that no recipe fits at all, the same for all of one ranking."""
+
     words: frozenset[str] = field(default_factory=frozenset)
+    none: float = 1.0
 
 
-def words_of(text: str) -> Iterator[str]:
-    """Lower-case words without their plural, split at camelCase, snake_case, digits and punctuation."""
-    for found in _WORD.finditer(text):
-        word = _singular(found[0].lower())
-        if (len(word) > 1 or ord(word[0]) > 0x2E7F) and word not in _STOP and not word.isdigit():
-            yield word
+@dataclass(frozen=True)
+class Example:
+    """An incident and what a person said of it: the slug of a recipe, or None where none fits."""
+
+    subject: Subject
+    recipe: str | None
 
 
-def _singular(word: str) -> str:
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes")):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+@dataclass(frozen=True)
+class Matcher:
+    """What was learnt. `confidence` per outcome (right, wrong, none fits): the intercept and a weight per feature."""
+
+    weights: tuple[float, ...]
+    confidence: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def load(cls, file: Path) -> "Matcher":
+        learnt: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        weights = tuple(float(learnt["weights"][name]) for name in FEATURES)
+        rows = [learnt["confidence"][outcome] for outcome in ("right", "wrong", "none")]
+        confidence = tuple(tuple(float(row[name]) for name in ("intercept", *CONFIDENCE_FEATURES)) for row in rows)
+        return cls(weights, confidence)
 
 
-def _fields(recipe: Recipe) -> dict[str, list[str]]:
-    texts = {
-        "title": recipe.title,
-        "slug": recipe.slug,
-        "tags": " ".join(recipe.tags),
-        "when": _EXCLUSION.sub(" ", recipe.when),
-        "steps": recipe.steps,
-    }
-    return {name: list(words_of(text)) for name, text in texts.items()}
+MATCHER = Matcher.load(Path(__file__).with_name("matcher.json"))
 
 
-@dataclass
-class _Score:
-    points: float = 0.0
-    words: set[str] = field(default_factory=set)
+@dataclass(frozen=True)
+class _Text:
+    """A recipe as its words."""
 
-    def add(self, word: str, points: float) -> None:
-        self.points += points
-        self.words.add(word)
+    name: list[str]
+    lead: list[str]
+    whole: frozenset[str]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "_Text":
+        when = _HEADING.sub(" ", _EXCLUSION.sub(" ", recipe.when[:_READ_CHARACTERS]))
+        name = words_of(f"{recipe.title} {recipe.slug}") if recipe.title else []
+        lead = words_of(masked(_lead(_OPENING.sub(" ", when))))
+        rest = [words_of(masked(text)) for text in (when, recipe.steps[:_READ_CHARACTERS], " ".join(recipe.tags))]
+        whole = {term for words in (name, lead, *rest) for term in terms_of(words)}
+        return cls(name, lead, frozenset(whole))
+
+
+def _lead(when: str) -> str:
+    """The first paragraph that says something: what the recipe is for; the rest explains."""
+    paragraphs = _PARAGRAPH.split(when)
+    first = next((one for one in paragraphs if len(words_of(one)) >= _LEAST_LEAD), when)
+    return " ".join(first.split()[:_LEAD_WORDS])
 
 
 class Index:
-    """The recipes of one catalogue, ready to be ranked for any incident. Immutable after it is built."""
+    """The recipes of one catalogue, ready to be ranked for any incident. Immutable but for what it keeps by type."""
 
-    def __init__(self, recipes: Iterable[Recipe]) -> None:
-        self.recipes = {recipe.slug: recipe for recipe in recipes}
-        fields = {slug: _fields(recipe) for slug, recipe in self.recipes.items()}
-        self._names = {slug: (set(said["slug"]), set(said["title"])) for slug, said in fields.items()}
-        self._postings: dict[str, dict[str, float]] = defaultdict(dict)
-        for slug, weights in _weigh(fields).items():
-            for word, weight in weights.items():
-                self._postings[word][slug] = weight / (weight + _SATURATION)
+    def __init__(self, recipes: Iterable[Recipe], matcher: Matcher = MATCHER) -> None:
+        self.recipes = {recipe.slug: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.slug)}
+        self._matcher = matcher
+        self._texts = {slug: _Text.of(recipe) for slug, recipe in self.recipes.items()}
+        self._scopes: dict[tuple[str, ...], _Scope] = {}
+        self._examples: Sequence[tuple[str | None, list[str]]] = ()
+        self._memories: dict[tuple[str, ...], _Memory] = {}
+
+    def remembering(self, examples: Iterable[Example]) -> "Index":
+        """The same recipes with other examples; what is known of the recipes is shared."""
+        index = copy(self)
+        index._examples = [(example.recipe, query_of(example.subject).terms) for example in examples]
+        index._memories = {}
+        return index
+
+    def _scope(self, incident_type: str) -> "_Scope":
+        """The recipes that admit the type. What is rare is counted among them: every disk recipe says "disk"."""
+        slugs = tuple(slug for slug, recipe in self.recipes.items() if recipe.admits(incident_type))
+        if slugs not in self._scopes:
+            self._scopes[slugs] = _Scope(slugs, [self._texts[slug] for slug in slugs])
+        return self._scopes[slugs]
+
+    def _memory(self, scope: "_Scope") -> "_Memory":
+        if scope.slugs not in self._memories:
+            self._memories[scope.slugs] = _Memory(scope, self._examples)
+        return self._memories[scope.slugs]
 
     def rank(self, subject: Subject, limit: int = 12) -> tuple[Match, ...]:
-        """Best first; only recipes that admit the incident's type. Those that name it come last, if nothing else."""
-        admitted = {slug for slug, recipe in self.recipes.items() if recipe.admits(subject.incident_type)}
-        scored = self._score(query_of(subject), admitted)
-        self._prefer_general(scored, subject.incident_type)
-        order = sorted(scored, key=lambda slug: (-scored[slug].points, slug))[: max(limit, 2)]
-        found = _falling(self._match(slug, scored, order, subject.incident_type) for slug in order)
-        named = [slug for slug in sorted(admitted - scored.keys()) if self.recipes[slug].applies_to]
-        return tuple([*found, *(Match(slug, 0.0) for slug in named)][:limit])
+        """Best first; only recipes that admit the incident's type."""
+        compared = self.compare(subject)
+        return compared.matches(limit) if compared else ()
 
-    def _score(self, asked: Mapping[str, float], admitted: set[str]) -> dict[str, _Score]:
-        scored: dict[str, _Score] = defaultdict(_Score)
-        for word, weight in asked.items():
-            holders = {slug: held for slug, held in self._postings.get(word, {}).items() if slug in admitted}
-            # Rare among the recipes that may apply: every disk recipe says "disk", so that decides nothing.
-            rarity = math.log(1 + (len(admitted) - len(holders) + 0.5) / (len(holders) + 0.5))
-            for slug, held in holders.items():
-                scored[slug].add(word, weight * rarity * held)
-        return scored
-
-    def _prefer_general(self, scored: Mapping[str, _Score], kind: str) -> None:
-        """A recipe named like the type is the one to begin with when nothing speaks for a special one."""
-        own = set(words_of(f"{kind} {TYPE_WORDS.get(kind, '')}"))
-        for slug, score in scored.items():
-            if any(name and name <= own for name in self._names[slug]):
-                score.points += _GENERAL_POINTS
-
-    def _match(self, slug: str, scored: Mapping[str, _Score], order: Sequence[str], kind: str) -> Match:
-        mine, rival = scored[slug], next((scored[other] for other in order if other != slug), None)
-        margin = (mine.points - rival.points) / max(mine.points, rival.points) if rival else 1.0
-        named = max(_share(name, mine.words) for name in self._names[slug])
-        typed = kind in TYPE_WORDS and bool(self.recipes[slug].applies_to)
-        return Match(slug, confidence(mine.points, margin, named, typed), frozenset(mine.words))
+    def compare(self, subject: Subject) -> "Comparison | None":
+        """The features behind a ranking; None where no recipe admits the type."""
+        scope = self._scope(subject.incident_type)
+        return Comparison(scope, self._memory(scope), query_of(subject), self._matcher) if scope.slugs else None
 
 
-def _falling(matches: Iterable[Match]) -> Iterator[Match]:
-    """The order is by points; a lower place may not claim more confidence than a higher one."""
-    ceiling = 1.0
-    for match in matches:
-        ceiling = min(ceiling, match.confidence)
-        yield replace(match, confidence=ceiling)
+class _Vectors:
+    """Short texts as unit tf-idf vectors, to be compared with one more."""
+
+    def __init__(
+        self, documents: Sequence[Iterable[str]], idf: Mapping[str, float], unknown: float | None = None
+    ) -> None:
+        """`unknown`: the weight of terms that are not in `idf`; None leaves them out."""
+        self._idf, self._unknown = idf, unknown
+        self._size = len(documents)
+        self._postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for place, document in enumerate(documents):
+            for term, weight in self._unit(document).items():
+                self._postings[term].append((place, weight))
+
+    def _unit(self, terms: Iterable[str]) -> dict[str, float]:
+        weights = {
+            term: (1 + math.log(count)) * weight
+            for term, count in Counter(terms).items()
+            if (weight := self._idf.get(term, self._unknown)) is not None
+        }
+        length = math.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
+        return {term: weight / length for term, weight in weights.items()}
+
+    def cosines(self, terms: Iterable[str]) -> list[float]:
+        found = [0.0] * self._size
+        for term, weight in self._unit(terms).items():
+            for place, held in self._postings.get(term, ()):
+                found[place] += weight * held
+        return found
 
 
-def _share(name: set[str], words: set[str]) -> float:
-    return len(name & words) / len(name) if name else 0.0
+class _Scope:
+    """Recipes that are weighed against each other, with all that can be known before the incident."""
+
+    def __init__(self, slugs: tuple[str, ...], texts: Sequence[_Text]) -> None:
+        self.slugs = slugs
+        self.texts = texts
+        self.holders: dict[str, list[int]] = defaultdict(list)
+        for place, text in enumerate(texts):
+            for term in text.whole:
+                self.holders[term].append(place)
+        self.idf = {term: _idf(len(texts), len(held)) for term, held in self.holders.items()}
+        self.names = _Vectors([terms_of(text.name) for text in texts], self.idf)
+        concepts = [sorted(set(concepts_of(text.whole))) for text in texts]
+        self.concepts = _Vectors([set(concepts_of(terms_of(text.name))) for text in texts], _idfs(concepts))
+        grams = [grams_of(text.lead) for text in texts]
+        spelled = [{*lead, *grams_of(text.name)} for lead, text in zip(grams, texts, strict=True)]
+        self.spelling = _Vectors(grams, _idfs(spelled))
+        self.name_words = [frozenset(text.name) for text in texts]
+        self.name_terms = [frozenset(terms_of(text.name)) for text in texts]
+        self.name_sides = [sides_of(text.name) for text in texts]
+        self.lead_sides = [sides_of(text.lead) for text in texts]
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """BM25 of name, name and lead, ready to be summed; `reach` is the most that a term can bring."""
+        documents = [Counter(_with_concepts([*terms_of(text.name) * 2, *terms_of(text.lead)])) for text in self.texts]
+        lengths = [sum(document.values()) for document in documents]
+        usual = sum(lengths) / len(lengths) or 1.0
+        held = Counter(term for document in documents for term in document)
+        self.reach = {term: _bm25_idf(len(documents), held[term]) * (_SATURATION + 1) for term in [*self.idf, *held]}
+        self.weights: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for place, (document, length) in enumerate(zip(documents, lengths, strict=True)):
+            norm = _SATURATION * (1 - _LENGTH + _LENGTH * length / usual)
+            for term, count in document.items():
+                self.weights[term].append((place, self.reach[term] * count / (count + norm)))
 
 
-def confidence(points: float, margin: float, named: float, typed: bool) -> float:
-    """The chance that the best candidate is right: a logistic fitted to labelled public alerts.
+class _Memory:
+    """What people said of earlier incidents, for the recipes of a scope."""
 
-    How much of the recipe's name the incident says tells most; points and the lead over the next tell less.
-    Where the type is known all candidates are about the right thing, and a wrong one is a near miss.
-    """
-    return 1 / (1 + math.exp(5.4 - 0.5 * math.log1p(points) - 2.2 * margin - 6.3 * named - (2.0 if typed else 0.0)))
+    def __init__(self, scope: _Scope, examples: Sequence[tuple[str | None, list[str]]]) -> None:
+        places = {slug: place for place, slug in enumerate(scope.slugs)}
+        known = [(recipe, terms) for recipe, terms in examples if recipe is None or recipe in places]
+        self._size = len(scope.slugs)
+        self._chosen = [None if recipe is None else places[recipe] for recipe, _ in known]
+        self._vectors = _Vectors([terms for _, terms in known], scope.idf, _idf(len(scope.slugs), 0))
 
-
-def _weigh(fields: Mapping[str, Mapping[str, list[str]]]) -> dict[str, dict[str, float]]:
-    """Per recipe the weight of each word: often said counts more, in a long text less."""
-    lengths: Counter[str] = Counter()
-    for said in fields.values():
-        lengths.update({name: len(words) for name, words in said.items()})
-    weights: dict[str, dict[str, float]] = {}
-    for slug, said in fields.items():
-        held: dict[str, float] = defaultdict(float)
-        for name, words in said.items():
-            usual = lengths[name] / len(fields) or 1.0
-            norm = 0.4 + 0.6 * len(words) / usual
-            for word, count in Counter(words).items():
-                held[word] += _FIELDS[name] * count / norm
-        weights[slug] = held
-    return weights
+    def likeness(self, terms: Iterable[str]) -> tuple[list[float], float]:
+        """How like the nearest example is, per recipe and for none. Squared: what is only somewhat alike is nothing."""
+        confirmed, denied = [0.0] * self._size, 0.0
+        for place, cosine in zip(self._chosen, self._vectors.cosines(terms), strict=True):
+            if place is None:
+                denied = max(denied, cosine**2)
+            else:
+                confirmed[place] = max(confirmed[place], cosine**2)
+        return confirmed, denied
 
 
-def query_of(subject: Subject) -> dict[str, float]:
-    """The incident's words and how much each counts; the first few hundred of them."""
-    asked: dict[str, float] = {}
-    for text, weight in _said(subject):
-        for word in words_of(text):
-            if len(asked) >= _QUERY_WORDS and word not in asked:
-                continue
-            asked[word] = max(asked.get(word, 0.0), weight)
-    return asked
+def _idf(documents: int, holders: int) -> float:
+    return math.log((1 + documents) / (1 + holders)) + 1
 
 
-def _said(subject: Subject) -> Iterator[tuple[str, float]]:
-    yield subject.incident_type if subject.incident_type in TYPE_WORDS else "", _TYPE
-    yield TYPE_WORDS.get(subject.incident_type, ""), _TYPE_MEANS
-    left = _EVIDENCE_CHARACTERS
-    for pointer, value in scalars(subject.evidence):
-        left -= len(pointer) + (min(len(value), _VALUE_CHARACTERS) if isinstance(value, str) else 0)
-        if left < 0:
-            break
-        key = pointer.rpartition("/")[2]
-        yield pointer, _KEY
-        if isinstance(value, str):
-            yield value[:_VALUE_CHARACTERS], _NAME if key.lower() in _NAMING_KEYS else _VALUE
-    yield subject.hostname, _HOSTNAME
+def _idfs(documents: Sequence[Iterable[str]]) -> dict[str, float]:
+    held = Counter(term for document in documents for term in set(document))
+    return {term: _idf(len(documents), count) for term, count in held.items()}
+
+
+def _bm25_idf(documents: int, holders: int) -> float:
+    return math.log(1 + (documents - holders + 0.5) / (holders + 0.5))
+
+
+def _with_concepts(terms: Sequence[str]) -> list[str]:
+    return [*terms, *concepts_of(terms)]
+
+
+class Comparison:
+    """One incident against all recipes of a scope."""
+
+    def __init__(self, scope: _Scope, memory: _Memory, query: Query, matcher: Matcher) -> None:
+        self.scope, self.query, self._matcher = scope, query, matcher
+        self._confirmed, self._denied = memory.likeness(query.terms)
+        self._columns = self._first_look()
+        order = sorted(range(len(scope.slugs)), key=lambda place: (-self._glance(place), place))[:_FIRST_LOOK]
+        told = dict(zip(order, self._told(order), strict=True))
+        self.features = {
+            place: tuple(told[place] if name == "name_told" else self._columns[name][place] for name in FEATURES)
+            for place in order
+        }
+        self.points = {
+            place: sum(weight * value for weight, value in zip(matcher.weights, values, strict=True))
+            for place, values in self.features.items()
+        }
+        self.order = sorted(order, key=lambda place: (-self.points[place], place))
+
+    def _first_look(self) -> dict[str, list[float]]:
+        scope, query = self.scope, self.query
+        text = terms_in(query.text)
+        everything = frozenset(query.everything)
+        sides = sides_of([*query.said, query.severity])
+        own = frozenset(query.kind)
+        return {
+            "bm25": self._bm25(_with_concepts(query.terms)),
+            "text_covered": self._covered(text),
+            "all_covered": self._covered(query.terms),
+            "name_alike": scope.names.cosines(terms_in(query.name)),
+            "name_unsaid": [self._unsaid(words, everything) for words in scope.name_words],
+            "concepts_alike": scope.concepts.cosines(set(concepts_of(query.terms))),
+            "spelled_alike": scope.spelling.cosines(grams_of([word for words in query.text for word in words])),
+            "name_against": [_against(sides, theirs) for theirs in scope.name_sides],
+            "lead_against": [_against(sides, theirs) for theirs in scope.lead_sides],
+            "confirmed": self._confirmed,
+            "general": [float(bool(words) and bool(own) and words <= own) for words in scope.name_words],
+        }
+
+    def _glance(self, place: int) -> float:
+        """A first order, without weights, so that they can be learnt from what it lets through."""
+        columns = self._columns
+        return sum(
+            columns[name][place]
+            for name in ("bm25", "text_covered", "all_covered", "name_alike", "spelled_alike", "confirmed", "general")
+        )
+
+    def _bm25(self, terms: Iterable[str]) -> list[float]:
+        found, most = [0.0] * len(self.scope.slugs), 0.0
+        for term in set(terms):
+            most += self.scope.reach.get(term, 0.0)
+            for place, weight in self.scope.weights.get(term, ()):
+                found[place] += weight
+        return [points * 3 / most for points in found] if most else found
+
+    def _covered(self, terms: Iterable[str]) -> list[float]:
+        found, whole = [0.0] * len(self.scope.slugs), 0.0
+        for term, count in Counter(terms).items():
+            weight = (1 + math.log(count)) * self.scope.idf.get(term, 0.0)
+            whole += weight
+            for place in self.scope.holders.get(term, ()):
+                found[place] += weight
+        return [mass / whole for mass in found] if whole else found
+
+    def _unsaid(self, words: frozenset[str], said: frozenset[str]) -> float:
+        return -sum(self.scope.idf[word] for word in words - said) / 10
+
+    def _told(self, order: Sequence[int]) -> list[float]:
+        """The share of each name that the incident says, by what tells these candidates apart."""
+        said = frozenset(terms_in([*self.query.name, *self.query.text, *self.query.expression]))
+        held = Counter(term for place in order for term in self.scope.name_terms[place])
+        rarity = {term: max(math.log((len(order) + 0.5) / (count + 0.5)), 0.0) for term, count in held.items()}
+        return [_share_of(self.scope.name_terms[place], said, rarity) for place in order]
+
+    def matches(self, limit: int) -> tuple[Match, ...]:
+        right, _, none = self._outcomes()
+        best, *others = self.order
+        shares = _softmax([self.points[place] for place in others])
+        found = [Match(self.scope.slugs[best], right, self.shared(best), none)]
+        for place, share in zip(others, shares, strict=True):
+            # What is left when neither the best nor none is right; never more than the place above.
+            likely = min((1 - right - none) * share, found[-1].confidence)
+            found.append(Match(self.scope.slugs[place], likely, none=none))
+        return tuple(found[:limit])
+
+    def shared(self, place: int) -> frozenset[str]:
+        return frozenset(self.query.everything) & self.scope.texts[place].whole
+
+    def _outcomes(self) -> tuple[float, ...]:
+        """The chances that the best is right, that another one is, that none fits."""
+        values = self.confidence_features()
+        scores = [row[0] + sum(map(float.__mul__, row[1:], values)) for row in self._matcher.confidence]
+        return tuple(_softmax(scores))
+
+    def confidence_features(self) -> tuple[float, ...]:
+        best = self.order[0]
+        points = [self.points[place] for place in self.order]
+        share = _softmax(points)[0]
+        said = self.query.said
+        unknown = sum(word not in self.scope.idf for word in said) / len(said) if said else 1.0
+        lead = points[0] - points[1] if len(points) > 1 else points[0]
+        odds = math.log(max(share, 1e-6) / max(1 - share, 1e-6))
+        titled, named, typed = self.scope.texts[best].name, self.query.name, self.query.kind
+        flags = (float(bool(named)), float(bool(titled)), unknown, float(bool(typed)))
+        rivals = math.log1p(len(self.scope.slugs))
+        return (*self.features[best], self._denied, odds, lead, points[0], *flags, rivals)
+
+
+def _against(mine: Mapping[int, frozenset[int]], theirs: Mapping[int, frozenset[int]]) -> float:
+    return -float(sum(not numbers & theirs[place] for place, numbers in mine.items() if place in theirs))
+
+
+def _share_of(name: frozenset[str], said: frozenset[str], rarity: Mapping[str, float]) -> float:
+    whole = sum(rarity[term] for term in name)
+    return sum(rarity[term] for term in name & said) / whole if whole else 0.5
+
+
+def _softmax(points: Sequence[float]) -> list[float]:
+    if not points:
+        return []
+    top = max(points)
+    raised = [math.exp(one - top) for one in points]
+    return [one / sum(raised) for one in raised]
 
 
 def lexical_answer(subject: Subject, ranked: Sequence[Match], threshold: float = ANSWER_THRESHOLD) -> Answer:
@@ -218,7 +416,9 @@ def _citations(subject: Subject, words: frozenset[str]) -> tuple[Citation, ...]:
     """The places that share most words with the recipe, and by their values rather than by their keys."""
     found: list[tuple[int, int, Citation]] = []
     for pointer, value in scalars(mask(subject.evidence)):
-        in_value = words.intersection(words_of(value[:_VALUE_CHARACTERS])) if isinstance(value, str) else set()
+        in_value = (
+            words.intersection(words_of(value[:_CITED_CHARACTERS])) if isinstance(value, str) else frozenset[str]()
+        )
         in_key = words.intersection(words_of(pointer))
         if (in_value or in_key) and len(str(value)) <= _CITED_CHARACTERS:
             found.append((len(in_value), len(in_key), Citation(pointer, value)))
@@ -229,5 +429,6 @@ def _citations(subject: Subject, words: frozenset[str]) -> tuple[Citation, ...]:
 def _summary(subject: Subject, best: Match | None) -> str:
     if best is None:
         return "No recipe shares enough words with this incident."
-    said = ", ".join(sorted(best.words, key=list(query_of(subject)).index)[:6])
+    order = list(dict.fromkeys(query_of(subject).everything))
+    said = ", ".join(sorted(best.words, key=order.index)[:6])
     return f"The incident and the recipe share the words: {said}."

@@ -1,0 +1,147 @@
+"""What an incident says, by the part it plays: its name, its sentences, its expression, everything else. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from .pointers import scalars
+from .shapes import Subject
+from .words import masked, pairs_of, stem, words_of
+
+TYPE_WORDS = {
+    "disk_full": "disk full filesystem space",
+    "cpu_high": "cpu high load",
+    "memory_high": "memory high ram oom",
+    "service_down": "service down unit process failed",
+    "port_unavailable": "port unavailable connection refused listen",
+}
+
+_NAME_KEYS = frozenset(
+    "alertname alert_name rule rulename rule_name monitor monitor_name check check_name title event_title".split()
+)
+_LINK_KEYS = frozenset("runbook_url runbook dashboard_url".split())  # the last step of the path names the thing
+_EXPRESSION_KEYS = frozenset("expression expr query promql".split())
+# These tell one machine, pod or tenant from another, and nothing about what is wrong with it.
+_IDENTITY_KEYS = frozenset(
+    "instance exported_instance pod namespace node host hostname nodename cluster cluster_id installation pipeline "
+    "provider prometheus container endpoint uid id device fingerprint replica ip generator_url severity".split()
+)
+_SENTENCE = 3  # words
+_READ_CHARACTERS = 32 * 1024
+_VALUE_CHARACTERS = 2000
+_WORDS = 400  # of one part
+_SHORTEST_NAME = 4  # characters; a host called `db` must not take that word out of every sentence
+
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s{0,4}\([^)]{0,500}\)")
+_SELECTOR = re.compile(r"\{[^}]{0,2000}\}")
+_MATCHED = re.compile(r"=~?\s{0,4}\"([^\"]{0,500})\"")
+_METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+
+
+@dataclass(frozen=True)
+class Query:
+    """The words of each part; `kind` those of the incident's type, none where that is custom."""
+
+    name: list[list[str]]
+    text: list[list[str]]
+    expression: list[list[str]]
+    other: list[list[str]]
+    kind: list[str]
+    severity: str  # "critical" or "warning", as recipes tell two stages of one trouble apart
+
+    @property
+    def said(self) -> list[str]:
+        """What the sender put into words: name, sentences and metrics."""
+        return _joined([*self.name, *self.text, *self.expression])
+
+    @property
+    def everything(self) -> list[str]:
+        return [*self.kind, *_joined([*self.name, *self.expression, *self.text, *self.other])]
+
+    @property
+    def terms(self) -> list[str]:
+        return [*self.kind, *terms_in([*self.name, *self.expression, *self.text, *self.other])]
+
+
+def terms_in(groups: list[list[str]]) -> list[str]:
+    """Words and pairs; the words of two groups do not stand side by side."""
+    return _joined([[*words, *pairs_of(words)] for words in groups])
+
+
+def _joined(groups: list[list[str]]) -> list[str]:
+    return list(chain.from_iterable(groups))
+
+
+def query_of(subject: Subject) -> Query:
+    kind = (
+        words_of(f"{subject.incident_type} {TYPE_WORDS[subject.incident_type]}")
+        if subject.incident_type in TYPE_WORDS
+        else []
+    )
+    query = Query([], [], [], [], kind, stem("critical" if subject.severity == "critical" else "warning"))
+    names = _identities(subject)
+    seen: set[tuple[str, str]] = set()
+    for key, value in _leaves(subject.evidence):
+        if (key, str(value)) in seen:
+            continue
+        seen.add((key, str(value)))
+        _sort_in(query, key, value, names)
+    return query
+
+
+def _leaves(evidence: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The nearest key and the value of every place, up to a bound; of a list, the key it stands under."""
+    left = _READ_CHARACTERS
+    for pointer, value in scalars(evidence):
+        left -= len(pointer) + (min(len(value), _VALUE_CHARACTERS) if isinstance(value, str) else 0)
+        if left < 0:
+            return
+        key = next((step for step in reversed(pointer.split("/")) if not step.isdigit()), "")
+        yield key, value[:_VALUE_CHARACTERS] if isinstance(value, str) else value
+
+
+def _identities(subject: Subject) -> list[str]:
+    """What the machine and its like are called, longest first."""
+    names = {subject.hostname, subject.hostname.split(".")[0]}
+    names |= {
+        value for key, value in _leaves(subject.evidence) if key.lower() in _IDENTITY_KEYS and isinstance(value, str)
+    }
+    return sorted((name for name in names if _SHORTEST_NAME <= len(name) <= 253), key=lambda name: (-len(name), name))
+
+
+def _sort_in(query: Query, key: str, value: object, names: list[str]) -> None:
+    low = key.lower()
+    if low in _IDENTITY_KEYS:
+        return
+    if not isinstance(value, str):
+        _add(query.other, words_of(key))
+    elif low in _NAME_KEYS:
+        _add(query.name, words_of(masked(value, names)))
+    elif low in _LINK_KEYS:
+        _add(query.name, words_of(re.split(r"[?#]", value)[0].rstrip("/").rpartition("/")[2]))
+    elif low in _EXPRESSION_KEYS:
+        _add_expression(query, value)
+    else:
+        words = words_of(masked(value, names))
+        if len(words) >= _SENTENCE and " " in value.strip():
+            _add(query.text, words)
+            _add(query.other, words_of(key))
+        else:
+            _add(query.other, words_of(key) + words)
+
+
+def _add(part: list[list[str]], words: list[str]) -> None:
+    room = _WORDS - sum(map(len, part))
+    if words and room > 0:
+        part.append(words[:room])
+
+
+def _add_expression(query: Query, expression: str) -> None:
+    """The metrics, and what is asked of their labels; not the functions around them."""
+    plain = _SELECTOR.sub(" ", _GROUPING.sub(" ", expression))
+    metrics = [name for name in _METRIC.findall(plain) if "_" in name or ":" in name or name == "up"]
+    for name in metrics:
+        _add(query.expression, words_of(name))
+    for value in _MATCHED.findall(expression):
+        _add(query.other, words_of(masked(value)))
