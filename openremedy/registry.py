@@ -5,12 +5,16 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from flask import Flask, current_app
-from marshmallow import Schema
+from marshmallow import Schema, ValidationError
 
 from config import ADAPTERS
-from openremedy.adapter import Adapter, Payload
+from openremedy.adapter import Adapter, Format, Payload, translate_entry
+from openremedy.alerts import IncidentType, Severity
+from openremedy.incident_type import type_in
+from openremedy.translation import Translated, Unsupported
 
 GROUP = "openremedy.adapters"
 RESERVED = ("alerts",)  # the canonical endpoint
@@ -77,3 +81,35 @@ def options_of(adapter: str) -> Schema:
     """The options that a source of this adapter may have: none where its package is not installed any more."""
     found = adapters().get(adapter)
     return found.options if found else Payload()
+
+
+# ---------------------------------------------------------------- what a payload is read as
+
+
+def type_and_severity(
+    found: Mapping[str, Adapter], tool: str, payload: Mapping[str, Any]
+) -> tuple[IncidentType, Severity | None]:
+    """The type and the severity of the incident that one alert would open; no severity where it would open none.
+
+    `found`: what discover() gives. `payload`: a whole body of `tool` with an alert in it, or an alert out of the list
+    in such a body. A tool without an adapter could only post the canonical format: its payload is read as the evidence
+    of a sender that says neither.
+    """
+    if tool not in found:
+        return type_in(payload), Severity.MEDIUM
+    shape = found[tool].formats[0]
+    entry, envelope = _opened(shape, dict(payload))
+    one = translate_entry(shape, entry, envelope)
+    if isinstance(one, Translated):
+        return one.alert.incident_type, one.alert.severity
+    return IncidentType.CUSTOM, None
+
+
+def _opened(shape: Format, payload: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The alert and the envelope it is in: its own, or one that is made for it. Raises ValidationError, Unsupported."""
+    try:
+        envelope: dict[str, Any] = shape.payload.load(payload)
+        return shape.unwrap(envelope, {})[0], envelope
+    except (ValidationError, Unsupported, IndexError):
+        envelope = shape.payload.load({"alerts": [payload]})
+        return shape.unwrap(envelope, {})[0], envelope
