@@ -251,7 +251,7 @@ def _measured(expression: str) -> Iterator[IncidentType]:
 
 # ---------------------------------------------------------------- an alert of any shape
 
-NAMES = "alertname rulename monitor title alerttitle alarmname conditionname check name".split()
+NAMES = "alertname rulename monitor title alerttitle alarmname conditionname triggername check name".split()
 METRICS = "expression expr query alertquery metric metricname check".split()
 TEXTS = "summary subject description alarmdescription message".split()
 SAID = "incident_type"

@@ -14,7 +14,7 @@ from config import ADAPTERS
 from openremedy.adapter import Adapter, Format, Payload, translate_entry
 from openremedy.alerts import IncidentType, Severity
 from openremedy.incident_type import type_in
-from openremedy.translation import Translated, Unsupported
+from openremedy.translation import Translated, Translation, Unsupported
 
 GROUP = "openremedy.adapters"
 RESERVED = ("alerts",)  # the canonical endpoint
@@ -92,24 +92,25 @@ def type_and_severity(
     """The type and the severity of the incident that one alert would open; no severity where it would open none.
 
     `found`: what discover() gives. `payload`: a whole body of `tool` with an alert in it, or an alert out of the list
-    in such a body. A tool without an adapter could only post the canonical format: its payload is read as the evidence
-    of a sender that says neither.
+    in such a body. What no adapter takes could only come in the canonical format: it is read as the evidence of a
+    sender that says neither.
     """
-    if tool not in found:
+    one = _translated(found[tool].formats[0], dict(payload)) if tool in found else None
+    if one is None:
         return type_in(payload), Severity.MEDIUM
-    shape = found[tool].formats[0]
-    entry, envelope = _opened(shape, dict(payload))
-    one = translate_entry(shape, entry, envelope)
     if isinstance(one, Translated):
         return one.alert.incident_type, one.alert.severity
     return IncidentType.CUSTOM, None
 
 
-def _opened(shape: Format, payload: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The alert and the envelope it is in: its own, or one that is made for it. Raises ValidationError, Unsupported."""
-    try:
-        envelope: dict[str, Any] = shape.payload.load(payload)
-        return shape.unwrap(envelope, {})[0], envelope
-    except (ValidationError, Unsupported, IndexError):
-        envelope = shape.payload.load({"alerts": [payload]})
-        return shape.unwrap(envelope, {})[0], envelope
+def _translated(shape: Format, payload: dict[str, Any]) -> Translation | None:
+    """The first alert of a body, or of one that is made for it; None where it is neither."""
+    for body in (payload, {"alerts": [payload]}):
+        try:
+            envelope: dict[str, Any] = shape.payload.load(body)
+            entries = shape.unwrap(envelope, {})
+        except (ValidationError, Unsupported):
+            continue
+        if entries:
+            return translate_entry(shape, entries[0], envelope)
+    return None
