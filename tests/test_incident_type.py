@@ -1,9 +1,12 @@
 """What kind of thing broke, by the name, the metric and the text; and our opinion beside the sender's."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from openremedy.adapter import Translated, read
 from openremedy.alerts import IncidentType, Severity
 from openremedy.incident_type import MAX_READ, incident_type_of, other_opinion, type_in
 from openremedy.registry import discover, type_and_severity
@@ -177,6 +180,44 @@ def test_of_a_native_alert_there_is_a_second_opinion_only_where_its_sender_had_o
     assert other_opinion(CPU, evidence | title, by_sender=False) is MEMORY
     assert other_opinion(DISK, evidence | title, by_sender=False) is None
     assert other_opinion(CPU, {"note": "incident_type"} | title, by_sender=False) is None
+
+
+@pytest.mark.parametrize(
+    ("tool", "said", "body"),
+    [
+        (
+            "alertmanager",
+            {"labels": {"incident_type": "cpu_high"}},
+            lambda said: {"alerts": [{"annotations": {"summary": "Heap usage is 97%"}} | said]},
+        ),
+        (
+            "grafana",
+            {"annotations": {"summary": "Heap usage is 97%", "Incident_Type": "cpu_high"}},
+            lambda said: {"alerts": [{"annotations": {"summary": "Heap usage is 97%"}} | said]},
+        ),
+        ("datadog", {"incident_type": "cpu_high"}, lambda said: {"title": "Heap usage"} | said),
+        ("datadog", {"tags": "incident_type:cpu_high"}, lambda said: {"title": "Heap usage"} | said),
+        (
+            "pagerduty",
+            {"incident_type": {"name": "cpu_high"}},
+            lambda said: {
+                "event": {
+                    "event_type": "incident.triggered",
+                    "data": {"type": "incident", "id": "P1", "title": "Heap usage"} | said,
+                }
+            },
+        ),
+    ],
+)
+def test_what_a_native_sender_said_of_the_type_is_in_the_evidence_of_every_adapter(
+    tool: str, said: dict[str, Any], body: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    shape = discover()[tool].formats[0]
+    for more, told, opinion in ((said, CPU, MEMORY), ({}, MEMORY, None)):
+        (one,) = read(shape, json.dumps(body(more)).encode(), "application/json", {}).translations
+        assert isinstance(one, Translated)
+        assert one.alert.incident_type is told
+        assert other_opinion(told, one.alert.evidence, by_sender=False) is opinion
 
 
 def test_evidence_of_any_depth_and_kind_has_no_opinion_and_does_no_harm() -> None:
