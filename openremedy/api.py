@@ -169,6 +169,12 @@ class IncidentDetail(IncidentSummary):
     """An incident with everything known about it."""
 
     evidence = fields.Dict()
+    type_opinion = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "The type that its name, metric and text read like, where the sender said another one."
+        },
+    )
     timeline = fields.List(fields.Dict())
     alerts = fields.List(fields.Dict())
     verdicts = fields.List(fields.Nested(VerdictJson))

@@ -15,6 +15,7 @@ from openremedy.audit import Actor
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.shapes import Subject
 from openremedy.errors import Conflict, Invalid, NotFound
+from openremedy.incident_type import other_opinion
 from openremedy.lifecycle import Track
 from openremedy.models import (
     AlertRecord,
@@ -162,10 +163,16 @@ def detail(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str
     alerts = _alerts(session, incident_id)
     return as_json(row, current) | {
         "evidence": evidence_of(row),
+        "type_opinion": _type_opinion(row),
         "alerts": alerts,
         "timeline": _timeline(session, incident_id, alerts),
         "verdicts": [verdict_json(verdict) for verdict in verdicts],
     }
+
+
+def _type_opinion(row: Any) -> str | None:
+    """The type that the alert reads like where its sender said another one (docs/adr/0026)."""
+    return other_opinion(row["incident_type"], evidence_of(row), by_sender=row["adapter"] == CANONICAL)
 
 
 def _alerts(session: Session, incident_id: uuid.UUID) -> list[dict[str, Any]]:

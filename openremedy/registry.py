@@ -5,12 +5,16 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from flask import Flask, current_app
-from marshmallow import Schema
+from marshmallow import Schema, ValidationError
 
 from config import ADAPTERS
-from openremedy.adapter import Adapter, Payload
+from openremedy.adapter import Adapter, Format, Payload, translate_entry
+from openremedy.alerts import IncidentType, Severity
+from openremedy.incident_type import type_in
+from openremedy.translation import Translated, Translation, Unsupported
 
 GROUP = "openremedy.adapters"
 RESERVED = ("alerts",)  # the canonical endpoint
@@ -77,3 +81,36 @@ def options_of(adapter: str) -> Schema:
     """The options that a source of this adapter may have: none where its package is not installed any more."""
     found = adapters().get(adapter)
     return found.options if found else Payload()
+
+
+# ---------------------------------------------------------------- what a payload is read as
+
+
+def type_and_severity(
+    found: Mapping[str, Adapter], tool: str, payload: Mapping[str, Any]
+) -> tuple[IncidentType, Severity | None]:
+    """The type and the severity of the incident that one alert would open; no severity where it would open none.
+
+    `found`: what discover() gives. `payload`: a whole body of `tool` with an alert in it, or an alert out of the list
+    in such a body. What no adapter takes could only come in the canonical format: it is read as the evidence of a
+    sender that says neither.
+    """
+    one = _translated(found[tool].formats[0], dict(payload)) if tool in found else None
+    if one is None:
+        return type_in(payload), Severity.MEDIUM
+    if isinstance(one, Translated):
+        return one.alert.incident_type, one.alert.severity
+    return IncidentType.CUSTOM, None
+
+
+def _translated(shape: Format, payload: dict[str, Any]) -> Translation | None:
+    """The first alert of a body, or of one that is made for it; None where it is neither."""
+    for body in (payload, {"alerts": [payload]}):
+        try:
+            envelope: dict[str, Any] = shape.payload.load(body)
+            entries = shape.unwrap(envelope, {})
+        except (ValidationError, Unsupported):
+            continue
+        if entries:
+            return translate_entry(shape, entries[0], envelope)
+    return None

@@ -165,7 +165,7 @@ SEVERITY_WORDS: Mapping[str, Severity] = {
         Severity.CRITICAL: "critical crit fatal emergency emerg alert disaster page paging pager blocker outage",
         Severity.HIGH: "high error err major severe urgent danger",
         Severity.MEDIUM: "medium med warning warn moderate average ticket normal",
-        Severity.LOW: "low minor notice trivial",
+        Severity.LOW: "low minor notice notify trivial",
         Severity.INFO: "info information informational none ok debug success",
     }.items()
     for word in words.split()

@@ -92,7 +92,7 @@ def test_the_detail_adds_evidence_timeline_alerts_and_verdicts(alice: Tenant, ap
     alice.alert(occurred_at="2026-01-31T12:05:00Z", severity="high")
     classify(app)
     incident = alice.incident(incident_id)
-    assert set(incident) == SUMMARY | {"evidence", "timeline", "alerts", "verdicts"}
+    assert set(incident) == SUMMARY | {"evidence", "type_opinion", "timeline", "alerts", "verdicts"}
     assert incident["evidence"] == DISK_FULL["evidence"]
     assert [one["outcome"] for one in incident["alerts"]] == ["updated", "duplicate", "created"]
     assert incident["alerts"][0]["occurred_at"] == "2026-01-31T12:05:00.000000Z"
@@ -102,6 +102,14 @@ def test_the_detail_adds_evidence_timeline_alerts_and_verdicts(alice: Tenant, ap
     assert {"duplicate", "repeated", "severity_changed", "classified"} <= set(kinds)
     assert [entry["at"] for entry in incident["timeline"]] == sorted(entry["at"] for entry in incident["timeline"])
     assert all(set(entry) == {"at", "kind", "actor", "detail"} for entry in incident["timeline"])
+
+
+def test_another_opinion_on_the_senders_type_stands_beside_it(alice: Tenant) -> None:
+    body = {"hostname": "app-3", "incident_type": "cpu_high", "evidence": {"title": "Worker killed: out of memory"}}
+    incident = alice.incident(alice.alert(body)["incident_id"])
+    assert (incident["incident_type"], incident["type_opinion"]) == ("cpu_high", "memory_high")
+    assert alice.incident(alice.alert()["incident_id"])["type_opinion"] is None
+    assert "type_opinion" not in alice.incidents()[0]
 
 
 # ---------------------------------------------------------------- filters

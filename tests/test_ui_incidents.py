@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from browser_client import Person
 from cast import Tenant
+from hostile import SCRIPT
 from openremedy.extensions import db
 from openremedy.models import AuditLine, Role
 
@@ -119,6 +120,15 @@ def test_one_incident_shows_what_where_since_when_and_links_only_web_addresses(a
     assert '<a class="value" href="https://wiki.example.com/x" rel="noopener noreferrer nofollow">' in page
     assert 'href="javascript:' not in page
     assert "Acknowledge" not in page, "a viewer reads"
+
+
+def test_the_page_says_so_where_the_text_reads_like_another_type_than_the_senders(alice: Tenant, vera: Person) -> None:
+    evidence = {"title": f"Out of memory {SCRIPT}", "incident_type": SCRIPT}
+    body = {"hostname": "app-3", "incident_type": "cpu_high", "evidence": evidence}
+    page = vera.get(f"incidents/{alice.alert(body)['incident_id']}").text
+    assert "The sender says <strong>CPU high</strong>; its text reads like <strong>memory high</strong>." in page
+    assert SCRIPT not in page
+    assert "The sender says" not in vera.get(f"incidents/{alice.alert()['incident_id']}").text
 
 
 def test_a_responder_acknowledges_and_resolves_and_sending_twice_is_once(

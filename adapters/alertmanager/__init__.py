@@ -48,6 +48,7 @@ THINGS = {
     "port": ("port",),
 }
 SAID_ELSEWHERE = ("summary", "description", "runbook_url")
+TOLD = ("summary", "description", "message")  # message: how rules of before said what the other two say now
 _PORT = re.compile(r":(\d{1,5})(?:/|$)", re.ASCII)
 
 
@@ -118,8 +119,9 @@ def _expression(generator_url: str) -> str:
 
 
 def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], expression: str) -> IncidentType:
-    said = said_type(texts.get("incident_type", "") for texts in (labels, annotations))
-    return said or incident_type_of(labels.get("alertname", ""), expression)
+    said = said_type(said.get("incident_type", "") for said in (labels, annotations))
+    texts = (annotations.get(name, "") for name in TOLD)
+    return said or incident_type_of(labels.get("alertname", ""), expression, texts)
 
 
 def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:

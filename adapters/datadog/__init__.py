@@ -76,7 +76,10 @@ TELLING = (
     *("alert_status", "metric", "query", "cycle_key", "aggreg_key"),
 )
 # Kept in the evidence as they came.
-SHOWN = ("alert_type", "event_type", "alert_status", "query", "event_id", "org_id", "org_name", "link", "snapshot")
+SHOWN = (
+    *("incident_type", "alert_type", "event_type", "alert_status", "query", "event_id", "org_id", "org_name"),
+    *("link", "snapshot"),
+)
 UNTITLED = "An event of Datadog without a title"
 
 PRIORITIES = {"1": Severity.CRITICAL, "2": Severity.HIGH, "3": Severity.MEDIUM, "4": Severity.LOW, "5": Severity.INFO}
@@ -87,8 +90,8 @@ STEP_DOWN = {Severity.CRITICAL: Severity.HIGH, Severity.HIGH: Severity.MEDIUM}
 # assets/service_checks.json. What a disk does (system.disk.read_time_pct) says nothing of how full it is.
 METRIC_TYPES = (
     (re.compile(r"^system\.(?:disk\.(?:free|in_use|used|utilized)$|fs\.inodes\.)"), IncidentType.DISK_FULL),
-    (re.compile(r"^system\.(?:cpu|load)\.|cpu"), IncidentType.CPU_HIGH),
-    (re.compile(r"^system\.(?:mem|swap)\.|memory"), IncidentType.MEMORY_HIGH),
+    (re.compile(r"^system\.(?:cpu|load)\.|^(?!.*(?:requests|limits)).*cpu"), IncidentType.CPU_HIGH),
+    (re.compile(r"^system\.(?:mem|swap)\.|^(?!.*(?:requests|limits)).*memory"), IncidentType.MEMORY_HIGH),
 )
 CHECK_TYPES = (
     (re.compile(r"^(?:tcp|http|dns)\.can_(?:connect|resolve)$"), IncidentType.PORT_UNAVAILABLE),
@@ -375,7 +378,7 @@ def _in_table(table: tuple[tuple[re.Pattern[str], IncidentType], ...], name: str
 def _from_words(reading: Reading) -> IncidentType:
     if reading.no_data or reading.metric.startswith(DATADOGS_OWN):
         return IncidentType.CUSTOM
-    return incident_type_of(reading.monitor, reading.measured)
+    return incident_type_of(reading.monitor, f"{reading.measured} {reading.event['query']}", (reading.message,))
 
 
 def _hostname(reading: Reading) -> tuple[str, str]:

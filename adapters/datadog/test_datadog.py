@@ -304,6 +304,20 @@ def test_no_data_of_a_metric_is_never_the_trouble_that_the_metric_is_about(monke
     assert alert_of({"title": "CPU is high", "metric": "own.metric"}).incident_type is IncidentType.CPU_HIGH
 
 
+def test_the_type_is_told_by_a_known_metric_then_by_the_title_then_by_the_query_then_by_the_message() -> None:
+    event = {"title": "Shop is down", "metric": "shop.orders", "message": "The disk is full"}
+    assert alert_of(event | {"metric": "system.mem.pct_usable"}).incident_type is IncidentType.MEMORY_HIGH
+    assert alert_of(event).incident_type is IncidentType.SERVICE_DOWN
+    query = "avg(last_5m):avg:shop.orders{*} / avg:shop.heap.used{*} > 1"
+    assert alert_of(event | {"title": "Shop", "query": query}).incident_type is IncidentType.MEMORY_HIGH
+    assert alert_of(event | {"title": "Shop"}).incident_type is IncidentType.DISK_FULL
+
+
+def test_what_a_container_asks_for_is_not_what_it_uses() -> None:
+    for name in ("kubernetes.cpu.requests", "kubernetes.memory.limits"):
+        assert alert_of({"title": "Shop", "metric": name}).incident_type is IncidentType.CUSTOM
+
+
 @pytest.mark.parametrize("name", ["read_time", "read_time_pct", "write_time", "write_time_pct", "total"])
 def test_a_busy_disk_is_not_a_full_one(name: str) -> None:
     assert alert_of({"title": "Disk is full", "metric": f"system.disk.{name}"}).incident_type is IncidentType.CUSTOM

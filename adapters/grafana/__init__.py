@@ -63,6 +63,7 @@ THINGS = {
 }
 SAID_ELSEWHERE = ("summary", "description", "runbook_url", "grafana_state_reason")
 EXPRESSIONS = ("expr", "expression", "query")
+TOLD = ("summary", "description", "message")
 NO_VALUE = ("", "<no value>", "[no value]")  # what a template makes of a label that is not there
 ADVICE = (
     "This is not Grafana's own notification: there is no list `alerts` in it. Remove the custom payload "
@@ -180,7 +181,7 @@ def _is_test(entry: Mapping[str, Any]) -> bool:
 def _alert(entry: Mapping[str, Any], status: AlertStatus, key: str, measured: Names, more: dict[str, Any]) -> Alert:
     labels, annotations, measured = (_lower(texts) for texts in (entry["labels"], entry["annotations"], measured))
     no_data = _no_data(labels, annotations)
-    incident_type = IncidentType.CUSTOM if no_data else _incident_type(labels, annotations, entry["value_string"])
+    incident_type = IncidentType.CUSTOM if no_data else _incident_type(labels, annotations, measured)
     evidence = {
         **_said(entry, labels, annotations),
         **_things(incident_type, labels, measured),
@@ -283,10 +284,11 @@ def _no_data(labels: Names, annotations: Names) -> str:
     return NOTHING_MEASURED.get(labels.get("alertname", "")) or next(iter(said), "")
 
 
-def _incident_type(labels: Names, annotations: Names, value_string: str) -> IncidentType:
+def _incident_type(labels: Names, annotations: Names, measured: Names) -> IncidentType:
     said = said_type(_named((labels, annotations), ("incident_type",)))
-    expression = " ".join((*_named((annotations,), EXPRESSIONS), value_string))
-    return said or incident_type_of(labels.get("alertname", ""), expression)
+    expression = " ".join((*_named((annotations,), EXPRESSIONS), measured.get("__name__", "")))
+    texts = _named((annotations,), TOLD)
+    return said or incident_type_of(labels.get("alertname", ""), expression, texts)
 
 
 def _severity(labels: Names, annotations: Names) -> Severity | None:

@@ -44,6 +44,17 @@ def one(**changes: Any) -> Alert:
     return alerts({"orgId": 1, "alerts": [entry]})[0]
 
 
+def test_the_type_is_told_by_the_name_then_by_what_is_measured_then_by_the_text() -> None:
+    annotations = {"Description": "The disk is full"}
+    measured = "[ var='A' labels={__name__=shop_heap_used_bytes, job=cpu_usage} value=1 ]"
+    assert (
+        one(labels={"alertname": "Shop down"}, valueString=measured, annotations=annotations).incident_type
+        == "service_down"
+    )
+    assert one(valueString=measured, annotations=annotations).incident_type == "memory_high"
+    assert one(annotations=annotations).incident_type == "disk_full"
+
+
 # ---------------------------------------------------------------- repetitions
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from marshmallow import fields, validate
 
 from adapters.pagerduty.details import (
+    called,
     custom_fields,
     flat,
     host_in,
@@ -69,6 +70,9 @@ STATUSES: Mapping[str, AlertStatus] = {
 }
 URGENCIES = {"high": Severity.HIGH, "low": Severity.LOW}
 TITLE = ("title", "summary")
+# Where the tool behind an incident tells in its details what it measures and what that means.
+METRICS = ("expression", "expr", "query", "metric")
+TEXTS = ("summary", "description", "message")
 KEPT = ("urgency", "status", "number", "incident_key", "created_at", "reopened_at")
 # Whoever sends our incidents on to PagerDuty names this as the client and begins the incident key with it and a colon.
 OURS = "openremedy"
@@ -238,10 +242,17 @@ def _host(incident: dict[str, Any]) -> tuple[str, str]:
 
 
 def _incident_type(incident: dict[str, Any]) -> IncidentType:
-    """As a custom field, the incident's type in PagerDuty or the details name it, else as its title sounds."""
+    """As its sender says, else as its title sounds, else as the metric or the text in its details does."""
+    details = flat(incident.get("details"))
+    told = incident_type_of(text_in(incident, *TITLE), " ".join(called(METRICS, details)), called(TEXTS, details))
+    return _said_type(incident) or told
+
+
+def _said_type(incident: dict[str, Any]) -> IncidentType | None:
+    """The type that a custom field, the incident's type in PagerDuty or the details name."""
     own = {"incident_type": text_in(incident.get("incident_type"), "name")}
     said = (custom_fields(incident.get("custom_fields")), own, flat(incident.get("details")))
-    return next(filter(None, map(named_type, said)), None) or incident_type_of(text_in(incident, *TITLE))
+    return next(filter(None, map(named_type, said)), None)
 
 
 def _severity(incident: dict[str, Any]) -> Severity | None:
@@ -264,6 +275,7 @@ def _evidence(event: Mapping[str, Any], incident: dict[str, Any]) -> dict[str, A
         title=text_in(incident, *TITLE),
         **{name: summary_of(incident.get(name)) for name in ("service", "priority", "escalation_policy")},
         **{name: text_in(incident, name) for name in KEPT},
+        incident_type=_said_type(incident),
         incident_id=text_in(incident, "id"),
         link=_link(incident),
         assignees=_names(incident.get("assignees")),

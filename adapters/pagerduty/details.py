@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -83,13 +83,13 @@ def custom_fields(value: Any) -> dict[str, Any]:
 
 def named_host(details: Mapping[str, Any]) -> str:
     """The host in details that have a key for it; empty when none has."""
-    return first_host(text for name in HOST_NAMES for text in _called(name, details))
+    return first_host(text for name in HOST_NAMES for text in called((name,), details))
 
 
 def host_in(details: Mapping[str, Any]) -> str:
     """The host in a tool's details: of a key of its own, else in a text, else the source of the event."""
     texts = (value for value in details.values() if isinstance(value, str))
-    source = next((text for text in _called("source", details) if _LIKE_A_HOST.fullmatch(text)), "")
+    source = next((text for text in called(("source",), details) if _LIKE_A_HOST.fullmatch(text)), "")
     return named_host(details) or next(filter(None, map(host_in_text, texts)), "") or host_of(source)
 
 
@@ -105,10 +105,12 @@ def host_in_text(text: str) -> str:
 
 def named_type(details: Mapping[str, Any]) -> IncidentType | None:
     """The incident type in details that name one of ours."""
-    return said_type(_called("incident_type", details))
+    return said_type(called(("incident_type",), details))
 
 
-def _called(name: str, details: Mapping[str, Any]) -> Iterator[str]:
-    for path, value in details.items():
-        if isinstance(value, str) and path.rpartition(".")[2].lower() == name:
-            yield value
+def called(names: Iterable[str], details: Mapping[str, Any]) -> Iterator[str]:
+    """The texts in flat details that are called so, whatever they stand in, in the order of the names."""
+    for name in names:
+        for path, value in details.items():
+            if isinstance(value, str) and path.rpartition(".")[2].lower() == name:
+                yield value

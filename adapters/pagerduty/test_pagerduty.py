@@ -377,6 +377,20 @@ def test_the_type_is_what_a_field_says_else_what_the_title_sounds_like() -> None
     assert said(incident_type={"name": "service_down"}) == "service_down"
     assert said(incident_type={"name": "Major"}) == by_title
     assert said() == by_title
+    assert said(title="It broke") == "custom"
+
+
+def test_the_type_is_what_the_details_measure_or_tell_where_the_title_says_nothing() -> None:
+    def told(title: str, **details: str) -> str:
+        trigger = {"type": "trigger_log_entry", "channel": {"details": details}}
+        message = fixture("v2_trigger")["messages"][0] | {"log_entries": [trigger]}
+        message["incident"] |= {"title": title}
+        return alert({"messages": [message]}, legacy_v2=True).incident_type
+
+    details = {"firing.query": "shop_heap_used_bytes > 1", "description": "The disk is full"}
+    assert told("Shop is down", **details) == "service_down"
+    assert told("Shop", **details) == "memory_high"
+    assert told("Shop", description="The disk is full") == "disk_full"
 
 
 HOSTILE = ("host=" * 40_000, "on " * 60_000, "on " + "a." * 60_000, "host " * 40_000 + "= x", "{" * 200_000)
