@@ -21,6 +21,7 @@ from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index, lexical_answe
 from openremedy.classifier.prompt import PROMPT_VERSION, messages
 from openremedy.classifier.shapes import Answer, Candidate, Citation, Recipe, Subject
 from openremedy.classifier.verdict import recheck
+from openremedy.examples import examples_of, newest_answer
 from openremedy.ids import new_id
 from openremedy.incidents import subject_of
 from openremedy.models import Recipe as RecipeRow
@@ -62,6 +63,7 @@ class Catalogue:
     recipes: tuple[Recipe, ...]
     index: Index
     terms: Terms = Terms()
+    answered: int = 0  # the newest answer of a person that the index knows
 
     def shortlist(self, subject: Subject) -> list[Recipe]:
         """The recipes a model may choose from, best first."""
@@ -208,13 +210,17 @@ class Classifier:
     def _catalogue(self, tenant_id: int) -> Catalogue:
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
             version, terms = terms_of(connection, tenant_id)
+            answered = newest_answer(connection, tenant_id)
             known = self._catalogues.get(tenant_id)
-            if known and known.version == version:
+            if known and (known.version, known.answered) == (version, answered):
                 return known if known.terms == terms else replace(known, terms=terms)
-            recipes = enabled_recipes(connection, tenant_id)
+            current = known and known.version == version
+            recipes = known.recipes if known and current else enabled_recipes(connection, tenant_id)
+            examples = examples_of(connection, tenant_id) if answered else ()
+        index = (known.index if known and current else Index(recipes)).remembering(examples)
         while len(self._catalogues) >= CATALOGUES:
             del self._catalogues[next(iter(self._catalogues))]
-        self._catalogues[tenant_id] = Catalogue(version, recipes, Index(recipes), terms)
+        self._catalogues[tenant_id] = Catalogue(version, recipes, index, terms, answered)
         return self._catalogues[tenant_id]
 
     # ------------------------------------------------------------ tiers 1 and 2

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .pointers import scalars
 from .query import TYPE_WORDS as TYPE_WORDS
 from .query import Query, query_of, terms_in
 from .shapes import ANSWER_THRESHOLD as ANSWER_THRESHOLD
-from .shapes import Answer, Candidate, Citation, Recipe, Subject
+from .shapes import Answer, Candidate, Citation, Example, Recipe, Subject
 from .words import concepts_of, grams_of, masked, sides_of, terms_of, words_of
 
 CITATION_LIMIT = 3
@@ -35,7 +36,7 @@ FEATURES = (
     "name_against",  # alternatives on which the incident and the recipe's name contradict each other, negative
     "lead_against",  # the same with the lead
     "confirmed",  # likeness of the nearest incident for which a person chose the recipe
-    "general",  # the recipe is named like the incident's type: where to begin when nothing speaks for another
+    "general",  # the recipe is named like the incident's type, which counts the less the more the incident says
 )
 CONFIDENCE_FEATURES = (
     *FEATURES,
@@ -44,15 +45,15 @@ CONFIDENCE_FEATURES = (
     "lead",  # its points over those of the next
     "points",
     "named",  # the incident has a name
-    "titled",  # the recipe has one
     "unknown",  # share of the said words that no recipe uses
     "typed",  # the recipe is for some types, and the incident is of one of them that says what broke
-    "rivals",  # logarithm of how many recipes there were to choose from
 )
 
 _LEAD_WORDS, _LEAST_LEAD = 60, 4
 _FIRST_LOOK = 40  # candidates that are compared among themselves
+_FEW, _MANY = 50, 200  # recipes, below and above which the confidence of one kind holds alone
 _SATURATION, _LENGTH = 1.2, 0.5
+_ALIKE = 0.3  # the cosine from which an earlier incident is shown to a model
 _READ_CHARACTERS = 20_000
 _CITED_CHARACTERS = 500
 _PARAGRAPH = re.compile(r"\n\s*\n")
@@ -74,28 +75,53 @@ class Match(Candidate):
     none: float = 1.0
 
 
-@dataclass(frozen=True)
-class Example:
-    """An incident and what a person said of it: the slug of a recipe, or None where none fits."""
-
-    subject: Subject
-    recipe: str | None
+Confidence = tuple[tuple[float, ...], ...]  # per outcome the intercept and a weight per feature
 
 
 @dataclass(frozen=True)
 class Matcher:
-    """What was learnt. `confidence` per outcome (right, wrong, none fits): the intercept and a weight per feature."""
+    """What was learnt. How sure a ranking is differs between catalogues of some dozens and of hundreds of recipes, and
+    for recipes whose title says nothing.
+    """
 
     weights: tuple[float, ...]
-    confidence: tuple[tuple[float, ...], ...]
+    few: Confidence
+    many: Confidence
+    untitled: Confidence
+    threshold: float  # the confidence from which what is answered is right often enough
 
     @classmethod
     def load(cls, file: Path) -> "Matcher":
         learnt: dict[str, Any] = json.loads(file.read_text("utf-8"))
         weights = tuple(float(learnt["weights"][name]) for name in FEATURES)
-        rows = [learnt["confidence"][outcome] for outcome in ("right", "wrong", "none")]
-        confidence = tuple(tuple(float(row[name]) for name in ("intercept", *CONFIDENCE_FEATURES)) for row in rows)
-        return cls(weights, confidence)
+        few, many, untitled = (_confidence(learnt["confidence"][kind]) for kind in ("few", "many", "untitled"))
+        return cls(weights, few, many, untitled, float(learnt["threshold"]))
+
+    def chances(self, values: Sequence[float], recipes: int, titled: bool) -> list[float]:
+        """That the best is right, that another one is, that none fits."""
+        if not titled:
+            return _outcomes(self.untitled, values)
+        low, high = (math.log(bound) for bound in (_FEW, _MANY))
+        share = min(max((math.log(max(recipes, 1)) - low) / (high - low), 0.0), 1.0)
+        few, many = (_outcomes(rows, values) for rows in (self.few, self.many))
+        return [(1 - share) * one + share * other for one, other in zip(few, many, strict=True)]
+
+
+def _confidence(learnt: Mapping[str, Mapping[str, float]]) -> Confidence:
+    names = ("intercept", *CONFIDENCE_FEATURES)
+    return tuple(tuple(float(learnt[outcome][name]) for name in names) for outcome in ("right", "wrong", "none"))
+
+
+def _outcomes(rows: Confidence, values: Sequence[float]) -> list[float]:
+    return _softmax([row[0] + sum(map(mul, row[1:], values)) for row in rows])
+
+
+def _softmax(points: Sequence[float]) -> list[float]:
+    if not points:
+        return []
+    top = max(points)
+    raised = [math.exp(one - top) for one in points]
+    return [one / sum(raised) for one in raised]
 
 
 MATCHER = Matcher.load(Path(__file__).with_name("matcher.json"))
@@ -108,6 +134,7 @@ class _Text:
     name: list[str]
     lead: list[str]
     whole: frozenset[str]
+    short: tuple[frozenset[str], frozenset[str]]  # slug and title, each by itself
 
     @classmethod
     def of(cls, recipe: Recipe) -> "_Text":
@@ -116,7 +143,7 @@ class _Text:
         lead = words_of(masked(_lead(_OPENING.sub(" ", when))))
         rest = [words_of(masked(text)) for text in (when, recipe.steps[:_READ_CHARACTERS], " ".join(recipe.tags))]
         whole = {term for words in (name, lead, *rest) for term in terms_of(words)}
-        return cls(name, lead, frozenset(whole))
+        return cls(name, lead, frozenset(whole), (frozenset(words_of(recipe.slug)), frozenset(words_of(recipe.title))))
 
 
 def _lead(when: str) -> str:
@@ -134,13 +161,13 @@ class Index:
         self._matcher = matcher
         self._texts = {slug: _Text.of(recipe) for slug, recipe in self.recipes.items()}
         self._scopes: dict[tuple[str, ...], _Scope] = {}
-        self._examples: Sequence[tuple[str | None, list[str]]] = ()
+        self._examples: Sequence[tuple[Example, list[str]]] = ()
         self._memories: dict[tuple[str, ...], _Memory] = {}
 
     def remembering(self, examples: Iterable[Example]) -> "Index":
         """The same recipes with other examples; what is known of the recipes is shared."""
         index = copy(self)
-        index._examples = [(example.recipe, query_of(example.subject).terms) for example in examples]
+        index._examples = [(example, query_of(example.subject).terms) for example in examples]
         index._memories = {}
         return index
 
@@ -160,6 +187,13 @@ class Index:
         """Best first; only recipes that admit the incident's type."""
         compared = self.compare(subject)
         return compared.matches(limit) if compared else ()
+
+    def nearest(self, subject: Subject, limit: int) -> list[Example]:
+        """The examples most like the incident, none that is hardly like it."""
+        memory = self._memory(self._scope(subject.incident_type))
+        cosines = memory.cosines(query_of(subject).terms)
+        order = sorted(range(len(cosines)), key=lambda place: (-cosines[place], place))[:limit]
+        return [memory.examples[place] for place in order if cosines[place] >= _ALIKE]
 
     def compare(self, subject: Subject) -> "Comparison | None":
         """The features behind a ranking; None where no recipe admits the type."""
@@ -238,20 +272,23 @@ class _Scope:
 class _Memory:
     """What people said of earlier incidents, for the recipes of a scope."""
 
-    def __init__(self, scope: _Scope, examples: Sequence[tuple[str | None, list[str]]]) -> None:
-        places = {slug: place for place, slug in enumerate(scope.slugs)}
-        known = [(recipe, terms) for recipe, terms in examples if recipe is None or recipe in places]
-        self._size = len(scope.slugs)
-        self._chosen = [None if recipe is None else places[recipe] for recipe, _ in known]
+    def __init__(self, scope: _Scope, examples: Sequence[tuple[Example, list[str]]]) -> None:
+        self._places = {slug: place for place, slug in enumerate(scope.slugs)}
+        known = [(example, terms) for example, terms in examples if example.recipe in (None, *scope.slugs)]
+        self.examples = [example for example, _ in known]
         self._vectors = _Vectors([terms for _, terms in known], scope.idf, _idf(len(scope.slugs), 0))
+
+    def cosines(self, terms: Iterable[str]) -> list[float]:
+        return self._vectors.cosines(terms)
 
     def likeness(self, terms: Iterable[str]) -> tuple[list[float], float]:
         """How like the nearest example is, per recipe and for none. Squared: what is only somewhat alike is nothing."""
-        confirmed, denied = [0.0] * self._size, 0.0
-        for place, cosine in zip(self._chosen, self._vectors.cosines(terms), strict=True):
-            if place is None:
+        confirmed, denied = [0.0] * len(self._places), 0.0
+        for example, cosine in zip(self.examples, self.cosines(terms), strict=True):
+            if example.recipe is None:
                 denied = max(denied, cosine**2)
             else:
+                place = self._places[example.recipe]
                 confirmed[place] = max(confirmed[place], cosine**2)
         return confirmed, denied
 
@@ -295,7 +332,9 @@ class Comparison:
     def _first_look(self) -> dict[str, list[float]]:
         scope, query = self.scope, self.query
         text = terms_in(query.text)
-        everything = frozenset(query.everything)
+        told = frozenset(query.everything)
+        everything = told | frozenset(query.kind)
+        bareness = 1 / (1 + sum(word in scope.idf for word in told))
         sides = sides_of([*query.said, query.severity])
         own = frozenset(query.kind)
         return {
@@ -309,7 +348,7 @@ class Comparison:
             "name_against": [_against(sides, theirs) for theirs in scope.name_sides],
             "lead_against": [_against(sides, theirs) for theirs in scope.lead_sides],
             "confirmed": self._confirmed,
-            "general": [float(bool(words) and bool(own) and words <= own) for words in scope.name_words],
+            "general": [bareness * any(words and words <= own for words in text.short) for text in scope.texts],
         }
 
     def _glance(self, place: int) -> float:
@@ -348,8 +387,9 @@ class Comparison:
         return [_share_of(self.scope.name_terms[place], said, rarity) for place in order]
 
     def matches(self, limit: int) -> tuple[Match, ...]:
-        right, _, none = self._outcomes()
         best, *others = self.order
+        titled = bool(self.scope.texts[best].name)
+        right, _, none = self._matcher.chances(self.confidence_features(), len(self.scope.slugs), titled)
         shares = _softmax([self.points[place] for place in others])
         found = [Match(self.scope.slugs[best], right, self.shared(best), none)]
         for place, share in zip(others, shares, strict=True):
@@ -361,12 +401,6 @@ class Comparison:
     def shared(self, place: int) -> frozenset[str]:
         return frozenset(self.query.everything) & self.scope.texts[place].whole
 
-    def _outcomes(self) -> tuple[float, ...]:
-        """The chances that the best is right, that another one is, that none fits."""
-        values = self.confidence_features()
-        scores = [row[0] + sum(map(float.__mul__, row[1:], values)) for row in self._matcher.confidence]
-        return tuple(_softmax(scores))
-
     def confidence_features(self) -> tuple[float, ...]:
         best = self.order[0]
         points = [self.points[place] for place in self.order]
@@ -375,10 +409,8 @@ class Comparison:
         unknown = sum(word not in self.scope.idf for word in said) / len(said) if said else 1.0
         lead = points[0] - points[1] if len(points) > 1 else points[0]
         odds = math.log(max(share, 1e-6) / max(1 - share, 1e-6))
-        titled, named, typed = self.scope.texts[best].name, self.query.name, self.query.kind
-        flags = (float(bool(named)), float(bool(titled)), unknown, float(bool(typed)))
-        rivals = math.log1p(len(self.scope.slugs))
-        return (*self.features[best], self._denied, odds, lead, points[0], *flags, rivals)
+        flags = (float(bool(self.query.name)), unknown, float(bool(self.query.kind)))
+        return (*self.features[best], self._denied, odds, lead, points[0], *flags)
 
 
 def _against(mine: Mapping[int, frozenset[int]], theirs: Mapping[int, frozenset[int]]) -> float:
@@ -388,14 +420,6 @@ def _against(mine: Mapping[int, frozenset[int]], theirs: Mapping[int, frozenset[
 def _share_of(name: frozenset[str], said: frozenset[str], rarity: Mapping[str, float]) -> float:
     whole = sum(rarity[term] for term in name)
     return sum(rarity[term] for term in name & said) / whole if whole else 0.5
-
-
-def _softmax(points: Sequence[float]) -> list[float]:
-    if not points:
-        return []
-    top = max(points)
-    raised = [math.exp(one - top) for one in points]
-    return [one / sum(raised) for one in raised]
 
 
 def lexical_answer(subject: Subject, ranked: Sequence[Match], threshold: float = ANSWER_THRESHOLD) -> Answer:

@@ -7,6 +7,7 @@ from itertools import chain
 
 from .pointers import scalars
 from .shapes import Subject
+from .vocabulary import PORTS
 from .words import masked, pairs_of, stem, words_of
 
 TYPE_WORDS = {
@@ -27,6 +28,8 @@ _IDENTITY_KEYS = frozenset(
     "instance exported_instance pod namespace node host hostname nodename cluster cluster_id installation pipeline "
     "provider prometheus container endpoint uid id device fingerprint replica ip generator_url severity".split()
 )
+_PORT_KEYS = frozenset("port dport tcp_port".split())
+_LOW_SHARE = 30  # percent
 _SENTENCE = 3  # words
 _READ_CHARACTERS = 32 * 1024
 _VALUE_CHARACTERS = 2000
@@ -57,11 +60,11 @@ class Query:
 
     @property
     def everything(self) -> list[str]:
-        return [*self.kind, *_joined([*self.name, *self.expression, *self.text, *self.other])]
+        return _joined([*self.name, *self.expression, *self.text, *self.other])
 
     @property
     def terms(self) -> list[str]:
-        return [*self.kind, *terms_in([*self.name, *self.expression, *self.text, *self.other])]
+        return terms_in([*self.name, *self.expression, *self.text, *self.other])
 
 
 def terms_in(groups: list[list[str]]) -> list[str]:
@@ -82,53 +85,79 @@ def query_of(subject: Subject) -> Query:
     query = Query([], [], [], [], kind, stem("critical" if subject.severity == "critical" else "warning"))
     names = _identities(subject)
     seen: set[tuple[str, str]] = set()
-    for key, value in _leaves(subject.evidence):
-        if (key, str(value)) in seen:
-            continue
-        seen.add((key, str(value)))
-        _sort_in(query, key, value, names)
+    for leaf in _leaves(subject.evidence):
+        if (leaf.key, str(leaf.value)) not in seen:
+            seen.add((leaf.key, str(leaf.value)))
+            _sort_in(query, leaf, names)
     return query
 
 
-def _leaves(evidence: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The nearest key and the value of every place, up to a bound; of a list, the key it stands under."""
+@dataclass(frozen=True)
+class _Leaf:
+    """A value with the nearest key; `top`: it stands in the evidence itself, not in labels or the like."""
+
+    key: str
+    top: bool
+    value: object
+
+
+def _leaves(evidence: Mapping[str, object]) -> Iterator[_Leaf]:
+    """Every place, up to a bound; what stands in a list has the key of the list."""
     left = _READ_CHARACTERS
     for pointer, value in scalars(evidence):
         left -= len(pointer) + (min(len(value), _VALUE_CHARACTERS) if isinstance(value, str) else 0)
         if left < 0:
             return
-        key = next((step for step in reversed(pointer.split("/")) if not step.isdigit()), "")
-        yield key, value[:_VALUE_CHARACTERS] if isinstance(value, str) else value
+        steps = [step for step in pointer.split("/")[1:] if not step.isdigit()]
+        yield _Leaf(
+            steps[-1] if steps else "", len(steps) < 2, value[:_VALUE_CHARACTERS] if isinstance(value, str) else value
+        )
 
 
 def _identities(subject: Subject) -> list[str]:
     """What the machine and its like are called, longest first."""
     names = {subject.hostname, subject.hostname.split(".")[0]}
     names |= {
-        value for key, value in _leaves(subject.evidence) if key.lower() in _IDENTITY_KEYS and isinstance(value, str)
+        leaf.value
+        for leaf in _leaves(subject.evidence)
+        if leaf.key.lower() in _IDENTITY_KEYS and isinstance(leaf.value, str)
     }
     return sorted((name for name in names if _SHORTEST_NAME <= len(name) <= 253), key=lambda name: (-len(name), name))
 
 
-def _sort_in(query: Query, key: str, value: object, names: list[str]) -> None:
-    low = key.lower()
-    if low in _IDENTITY_KEYS:
+def _sort_in(query: Query, leaf: _Leaf, names: list[str]) -> None:
+    key, value = leaf.key.lower(), leaf.value
+    if key in _IDENTITY_KEYS:
         return
+    if key in _PORT_KEYS and str(value) in PORTS:
+        _add(query.text, words_of(PORTS[str(value)]))
     if not isinstance(value, str):
-        _add(query.other, words_of(key))
-    elif low in _NAME_KEYS:
+        _add(query.expression if _is_measure(leaf) else query.other, words_of(leaf.key))
+    elif key in _NAME_KEYS:
         _add(query.name, words_of(masked(value, names)))
-    elif low in _LINK_KEYS:
+    elif key in _LINK_KEYS:
         _add(query.name, words_of(re.split(r"[?#]", value)[0].rstrip("/").rpartition("/")[2]))
-    elif low in _EXPRESSION_KEYS:
+    elif key in _EXPRESSION_KEYS:
         _add_expression(query, value)
     else:
-        words = words_of(masked(value, names))
-        if len(words) >= _SENTENCE and " " in value.strip():
-            _add(query.text, words)
-            _add(query.other, words_of(key))
-        else:
-            _add(query.other, words_of(key) + words)
+        _add_value(query, leaf, words_of(masked(value, names)))
+
+
+def _is_measure(leaf: _Leaf) -> bool:
+    """A number that a script measured; a low share is what it measured beside what is wrong."""
+    number = isinstance(leaf.value, int | float) and not isinstance(leaf.value, bool)
+    share = "percent" in leaf.key.lower() or leaf.key.lower().endswith("pct")
+    return leaf.top and number and not (share and isinstance(leaf.value, int | float) and leaf.value < _LOW_SHARE)
+
+
+def _add_value(query: Query, leaf: _Leaf, words: list[str]) -> None:
+    """A sentence, or what a small script puts right into its evidence, is said; a label is only there."""
+    sentence = len(words) >= _SENTENCE and " " in str(leaf.value).strip()
+    if leaf.top or sentence:
+        _add(query.text, words)
+        _add(query.other, words_of(leaf.key))
+    else:
+        _add(query.other, words_of(leaf.key) + words)
 
 
 def _add(part: list[list[str]], words: list[str]) -> None:

@@ -19,6 +19,15 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Example:
+    """An earlier incident and what a person said of it: the slug of a recipe, or None where none fits."""
+
+    id: str
+    subject: Subject
+    recipe: str | None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A recipe as the classifier sees it; `applies_to` empty means every incident type."""
 

@@ -101,3 +101,39 @@ fire fires fired triggered trigger triggers state info www com last current curr
 url name true false null meaning impact diagnosis mitigation see check following minutes minute min hours hour seconds
 second
 """
+
+# What listens where, in the words that a recipe would use.
+PORTS = {
+    "21": "ftp",
+    "22": "ssh",
+    "25": "mail smtp",
+    "53": "dns",
+    "80": "http web",
+    "110": "mail pop3",
+    "123": "ntp",
+    "143": "mail imap",
+    "389": "ldap",
+    "443": "https http web tls",
+    "465": "mail smtp",
+    "587": "mail smtp submission",
+    "636": "ldap tls",
+    "993": "mail imap",
+    "1433": "database sqlserver",
+    "1521": "database oracle",
+    "2049": "nfs",
+    "2379": "etcd",
+    "3306": "database mysql mariadb",
+    "3389": "rdp",
+    "5432": "database postgresql",
+    "5672": "rabbitmq queue",
+    "6379": "redis",
+    "6443": "kubernetes apiserver",
+    "8080": "http web",
+    "8443": "https http web",
+    "9042": "database cassandra",
+    "9090": "prometheus",
+    "9092": "kafka queue",
+    "9200": "elasticsearch",
+    "11211": "memcached",
+    "27017": "database mongodb",
+}

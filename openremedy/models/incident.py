@@ -298,7 +298,10 @@ class Feedback(Base):
     """What a person said about a verdict: it stays when the verdict changes."""
 
     __tablename__ = "feedback"
-    __table_args__ = (Index("ix_feedback_incident", "incident_id", "id"),)
+    __table_args__ = (
+        Index("ix_feedback_incident", "incident_id", "id"),
+        Index("ix_feedback_tenant", "tenant_id", "id"),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
