@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from .masking import mask
 from .pointers import NoSuchPlace, resolve
-from .prompt import MAX_OUTPUT_TOKENS, Message, messages, prompt_tokens, reprompt, shown_evidence
+from .prompt import CUT, MAX_OUTPUT_TOKENS, Message, messages, prompt_tokens, reprompt, shown_evidence
 from .shapes import Answer, Citation, Completion, Recipe, Subject
 from .trouble import BadAnswer, ModelAway
 from .verdict import ModelAnswer, parse_answer, response_schema
@@ -101,6 +101,8 @@ def _uncut(citations: Sequence[Citation], subject: Subject) -> tuple[Citation, .
     whole = mask(subject.evidence)
     kept = []
     for cited in citations:
+        if isinstance(cited.value, str) and cited.value.startswith(CUT):
+            continue
         try:
             kept.append(Citation(cited.pointer, resolve(whole, cited.pointer)))
         except NoSuchPlace:
