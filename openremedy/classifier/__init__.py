@@ -50,7 +50,8 @@ class _Question:
 
     def __init__(self, subject: Subject, shortlist: Sequence[Recipe], client: Model, nonce: str) -> None:
         self._subject = subject
-        self._slugs = [recipe.slug for recipe in shortlist]
+        # In one order: a server that has compiled a schema knows it again.
+        self._slugs = sorted(recipe.slug for recipe in shortlist)
         self._client = client
         self._shown = shown_evidence(subject.evidence)
         self._messages = messages(subject, shortlist, f"incident-{nonce}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from openremedy.classifier import estimate_tokens
-from openremedy.classifier.prompt import CUT, EVIDENCE_BYTES, messages, reprompt, shown_evidence
+from openremedy.classifier.prompt import CUT, EVIDENCE_BYTES, SYSTEM, messages, reprompt, shown_evidence
 from tests.classifier.examples import CATALOGUE, USUAL_EVIDENCE, recipe, subject
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,6 +40,27 @@ def test_the_prompt_is_as_recorded(name: str, incident: Any) -> None:
     if os.environ.get("UPDATE_GOLDEN") == "1" and not os.environ.get("CI"):
         file.write_text(text, encoding="utf-8")
     assert file.read_text(encoding="utf-8") == text
+
+
+def test_the_system_text_is_the_same_whatever_is_asked() -> None:
+    asked = [
+        messages(subject(), CATALOGUE[:2], BOUNDARY),
+        messages(subject({"x": "y"}, hostname="other", adapter="grafana"), CATALOGUE[3:9], "incident-other"),
+        reprompt(messages(subject({}), [], BOUNDARY), "Sure!", "Prose."),
+    ]
+    assert {said[0]["content"] for said in asked} == {SYSTEM}
+    assert all(said[0]["role"] == "system" for said in asked)
+    assert not re.search(r"[0-9]{4}-[0-9]{2}|incident-", SYSTEM)
+
+
+def test_two_incidents_of_one_shortlist_share_all_that_stands_before_the_incident() -> None:
+    first, second = (
+        messages(subject({"host": name}, hostname=name), shortlist, f"incident-{name}")[1]["content"]
+        for name, shortlist in (("one", CATALOGUE[:5]), ("two", CATALOGUE[4::-1]))
+    )
+    shared = os.path.commonprefix([first, second])
+    assert shared.endswith("BEGIN incident-")
+    assert all(json.dumps(one.title) in shared for one in CATALOGUE[:5])
 
 
 def test_all_the_incident_says_stands_between_the_boundary_lines() -> None:
