@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .shapes import ANSWER_THRESHOLD, Candidate
 
 # A choice with less than this share of the best candidate's confidence has next to no support.
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.05
 
 
 def objection(recipe: str, ranked: Sequence[Candidate], threshold: float = ANSWER_THRESHOLD) -> str | None:

@@ -27,7 +27,7 @@ def test_where_the_words_are_silent_or_agree_the_model_decides(candidates: list[
     [
         (ranked(a=0.9, b=0.8), "the model chose b, the words say a (0.90)"),
         (ranked(a=0.5, b=0.49), "the model chose b, the words say a (0.50)"),
-        (ranked(a=0.4, b=0.03), "the model chose b, for which the words hardly speak"),
+        (ranked(a=0.4, b=0.01), "the model chose b, for which the words hardly speak"),
         (ranked(a=0.0, b=0.0), "the model chose b, which shares no words with the incident"),
         (ranked(a=0.1), "the model chose b, which shares no words with the incident"),
         ([], "the model chose b, which shares no words with the incident"),
