@@ -438,6 +438,13 @@ DIALECTS: dict[str, Any] = {
          "type": "BadRequestError", "param": None, "code": 400},
         "json_schema",
     ),
+    "vllm-too-long": refusing(
+        400,
+        {},
+        max_tokens="'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is "
+        "2048 tokens and your request has 1500 input tokens.",
+        max_completion_tokens="This model's maximum context length is 2048 tokens.",
+    ),
     # https://github.com/ikawrakow/ik_llama.cpp/issues/778
     "llama.cpp-500": refusing(
         500,

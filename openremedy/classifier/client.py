@@ -27,6 +27,8 @@ _FORMATS = ("json_schema", "json_object", "none")
 _FORMAT_WORDS = re.compile(r"response_format|json_schema|json_object|structured|schema|grammar", re.IGNORECASE)
 # Some builds of llama.cpp and vLLM answer 500 to a format they do not know; any other 500 is a server in trouble.
 _BROKEN_BY_FORMAT = re.compile(r"response_format|json_schema|grammar error", re.IGNORECASE)
+# The question is too long for the model: no other form of it is shorter.
+_TOO_LONG = re.compile(r"context (?:length|size|window)|context_length", re.IGNORECASE)
 _AZURE = re.compile(r"\.azure\.(?:com|us|cn)$")
 
 
@@ -159,6 +161,8 @@ class _Quirks:
 
     def after(self, refusal: str) -> "_Quirks | None":
         """Without the thing the refusal names; None if it names nothing we can leave out."""
+        if _TOO_LONG.search(refusal):
+            return None
         if self._old_limit and "max_tokens" in refusal:
             return _Quirks(self._format, self._temperature, False)
         if self._temperature and "temperature" in refusal:

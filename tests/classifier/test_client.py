@@ -301,8 +301,9 @@ def test_each_kind_of_server_is_understood(dialect: str, calls: int) -> None:
     assert reply.tokens == 120
 
 
-def test_a_filter_of_the_server_is_a_final_refusal() -> None:
-    with StubModel("azure-filter") as stub:
+@pytest.mark.parametrize("dialect", ["azure-filter", "vllm-too-long"])
+def test_a_refusal_of_the_question_itself_is_final(dialect: str) -> None:
+    with StubModel(dialect) as stub:
         with pytest.raises(BadAnswer) as caught:
             complete(stub)
         assert (caught.value.final, stub.calls) == (True, 1)
