@@ -10,6 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 # Words that make the whole value of a key a secret. Longest first: the first found names the kind.
@@ -170,12 +171,12 @@ def _masked_text(text: str, note: Note) -> str:
     if not _HINT.search(text):
         return text
     for kind, pattern in _SIMPLE:
-        text = pattern.sub(lambda found, kind=kind: _replaced(found, kind, note), text)
-    text = _HEADER.sub(lambda found: _replaced(found, "authorization", note), text)
-    text = _BEARER.sub(lambda found: _replaced(found, "token", note), text)
+        text = pattern.sub(partial(_replaced, kind=kind, note=note), text)
+    text = _HEADER.sub(partial(_replaced, kind="authorization", note=note), text)
+    text = _BEARER.sub(partial(_replaced, kind="token", note=note), text)
     text = _BASIC.sub(lambda found: _replaced(found, "basic", note) if _is_basic(found["secret"]) else found[0], text)
-    text = _URL.sub(lambda found: _replaced(found, "credential", note), text)
-    text = _URL_SLASH.sub(lambda found: _replaced(found, "credential", note), text)
+    text = _URL.sub(partial(_replaced, kind="credential", note=note), text)
+    text = _URL_SLASH.sub(partial(_replaced, kind="credential", note=note), text)
     for pattern in (_ASSIGNED, _OPTION):
         text = pattern.sub(lambda found: _replaced(found, _kind_of_key(found["name"]) or "secret", note), text)
     return text
