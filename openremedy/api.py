@@ -139,6 +139,7 @@ class VerdictJson(Schema):
     citations = fields.List(fields.Nested(Citation))
     summary = fields.String()
     model = fields.String(allow_none=True)
+    prompt_version = fields.String()
     tokens = fields.Integer()
     latency_ms = fields.Integer()
     created_at = fields.String()

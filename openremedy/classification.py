@@ -18,6 +18,7 @@ from openremedy.classifier import rules as rule_tier
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.injection import suspicion
 from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index, lexical_answer
+from openremedy.classifier.objection import objection
 from openremedy.classifier.prompt import PROMPT_VERSION, messages
 from openremedy.classifier.shapes import Answer, Candidate, Citation, Recipe, Subject
 from openremedy.classifier.verdict import recheck
@@ -466,7 +467,15 @@ def _why_human(case: Case, found: Found) -> str | None:
     threshold = case.catalogue.terms.threshold
     if found.answer.confidence < threshold:
         return f"confidence {found.answer.confidence:.2f} is below {threshold:g}"
-    return None
+    return _objection(case, found.answer)
+
+
+def _objection(case: Case, answer: Answer) -> str | None:
+    """What the words say against a model's recipe, also against one taken over from an earlier incident."""
+    if answer.recipe is None or answer.model is None:
+        return None
+    ranked = case.catalogue.index.rank(case.subject, SHORTLIST)
+    return objection(answer.recipe, ranked, case.catalogue.terms.threshold)
 
 
 def _entries(incident: Any, found: Found, reason: str | None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from openremedy import audit, lifecycle, search, store
 from openremedy.audit import Actor
 from openremedy.classifier.cause import cause_of
+from openremedy.classifier.restoring import Restorer
 from openremedy.classifier.shapes import Subject
 from openremedy.errors import Conflict, Invalid, NotFound
 from openremedy.incident_type import other_opinion
@@ -35,6 +36,7 @@ from openremedy.search import Place
 from openremedy.search import Sort as Sort
 
 CANONICAL = "canonical"
+NOTHING_TO_RESTORE = Restorer({})  # a list holds no evidence
 DETAIL_LIMIT = 500  # newest alerts and timeline entries shown of one incident
 SEARCH_COUNT = 100  # matches of a search that are counted: each was read
 BULK_LIMIT = 10_000  # incidents that one act changes
@@ -161,12 +163,13 @@ def detail(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str
     ).all()
     current = next((verdict for verdict in verdicts if verdict.id == row["verdict_id"]), None)
     alerts = _alerts(session, incident_id)
-    return as_json(row, current) | {
+    restorer = Restorer(evidence_of(row))
+    return as_json(row, current, restorer) | {
         "evidence": evidence_of(row),
         "type_opinion": _type_opinion(row),
         "alerts": alerts,
         "timeline": _timeline(session, incident_id, alerts),
-        "verdicts": [verdict_json(verdict) for verdict in verdicts],
+        "verdicts": [verdict_json(verdict, restorer) for verdict in verdicts],
     }
 
 
@@ -214,7 +217,7 @@ def _timeline(session: Session, incident_id: uuid.UUID, alerts: list[dict[str, A
     return sorted(changes[::-1] + quiet[::-1], key=lambda entry: str(entry["at"]))
 
 
-def as_json(row: Any, verdict: Verdict | None) -> dict[str, Any]:
+def as_json(row: Any, verdict: Verdict | None, restorer: Restorer = NOTHING_TO_RESTORE) -> dict[str, Any]:
     """The incident of DESIGN 9, without evidence."""
     previous = row["previous_incident_id"]
     return {
@@ -233,21 +236,22 @@ def as_json(row: Any, verdict: Verdict | None) -> dict[str, Any]:
         "still_firing": row["still_firing"],
         "flapping": row["flapping"],
         "classification": row["triage"],
-        "verdict": verdict_json(verdict) if verdict else None,
+        "verdict": verdict_json(verdict, restorer) if verdict else None,
     }
 
 
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """The verdict of DESIGN 9."""
+def verdict_json(verdict: Verdict, restorer: Restorer) -> dict[str, Any]:
+    """The verdict of DESIGN 9; what it says masked, as the model saw it, is shown with what stands in the evidence."""
     return {
         "recipe": verdict.recipe,
         "tier": verdict.tier,
         "confidence": verdict.confidence,
         "provisional": verdict.provisional,
         "runners_up": verdict.runners_up,
-        "citations": verdict.citations,
-        "summary": verdict.summary,
+        "citations": [restorer.citation(one) for one in verdict.citations],
+        "summary": restorer.text(verdict.summary),
         "model": verdict.model,
+        "prompt_version": verdict.prompt_version,
         "tokens": verdict.tokens,
         "latency_ms": verdict.latency_ms,
         "created_at": stamp(verdict.created_at),

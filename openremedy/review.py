@@ -16,7 +16,7 @@ from openremedy.models import Incident, IncidentStatus, TimelineEntry, Triage, V
 class Why(StrEnum):
     """Why a person has to look."""
 
-    UNSURE = "unsure"  # a recipe, below the threshold
+    UNSURE = "unsure"  # a recipe, below the threshold or with the words against it
     NONE = "none"  # no recipe fits
     SUSPICION = "suspicion"  # the evidence may be talking to the model
     FAILED = "failed"  # no verdict came about

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, Self, cast
 
 DRIP_SECONDS = 0.05
 HANG_SECONDS = 60.0
@@ -27,6 +27,7 @@ class StubModel:
         self.released = threading.Event()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.queries: list[str] = []
         self.calls = 0
         self.model_list_calls = 0
         self.max_concurrent = 0
@@ -131,8 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
             except ValueError as error:
                 return self.send_json({"error": str(error)}, 400)
             return self.send_json(stub.state())
-        if self.path != "/v1/chat/completions":
+        path, _, query = self.path.partition("?")
+        if path != "/v1/chat/completions":
             return self.send_json({"error": {"message": "not found"}}, 404)
+        stub.queries.append(query)
         request = json.loads(body)
         behaviour = stub.begin(request, {key.lower(): value for key, value in self.headers.items()})
         try:
@@ -361,7 +364,112 @@ def obeys_injection(handler: _Handler, request: dict[str, Any]) -> None:
     handler.send_chat(json.dumps(answer))
 
 
-BEHAVIOURS: dict[str, Any] = {
+# ---- what servers of one kind really answer, as their issues and documents show it
+
+
+def refusing(status: int, body: Any, *refused: str, **fields: str) -> Any:
+    """Refuses a response_format of these types, or any other field that is named, with this body; else answers well."""
+
+    def behave(handler: _Handler, request: dict[str, Any]) -> None:
+        if request.get("response_format", {}).get("type") in refused:
+            return handler.send_json(body, status)
+        for name, message in fields.items():
+            if name in request:
+                return handler.send_json({"error": {"message": message, "type": "invalid_request_error"}}, status)
+        return good(handler, request)
+
+    return behave
+
+
+def openai_without_schemas(handler: _Handler, request: dict[str, Any]) -> None:
+    """An older model: https://github.com/MicrosoftDocs/azure-docs/issues/120112"""
+    kind = request.get("response_format", {}).get("type")
+    if kind is None:
+        return good(handler, request)
+    message = f"Invalid parameter: 'response_format' of type '{kind}' is not supported with this model."
+    error = {"message": message, "type": "invalid_request_error", "param": "response_format", "code": None}
+    return handler.send_json({"error": error}, 400)
+
+
+def azure_filter(handler: _Handler, request: dict[str, Any]) -> None:
+    """https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter"""
+    message = "The response was filtered due to the prompt triggering the content management policy."
+    inner = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"jailbreak": {"filtered": True}}}
+    error = {"message": message, "type": None, "param": "prompt", "code": "content_filter", "innererror": inner}
+    handler.send_json({"error": error | {"status": 400}}, 400)
+
+
+def with_message(**message: Any) -> Any:
+    """A good answer with more in its message."""
+    return lambda handler, request: handler.send_chat(json.dumps(good_answer(request)), **message)
+
+
+def thinking(template: str) -> Any:
+    """A good answer within other text: https://github.com/ollama/ollama/issues/9137"""
+    return lambda handler, request: handler.send_chat(template.replace("ANSWER", json.dumps(good_answer(request))))
+
+
+def in_parts(handler: _Handler, request: dict[str, Any]) -> None:
+    """Content as a list: https://docs.mistral.ai/capabilities/reasoning/"""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "{}"}]}
+    handler.send_chat(cast(Any, [thought, {"type": "text", "text": json.dumps(good_answer(request))}]))
+
+
+DIALECTS: dict[str, Any] = {
+    "openai-without-schemas": openai_without_schemas,
+    "openai-reasoning": refusing(
+        400,
+        {},
+        max_tokens="Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
+        temperature="Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is.",
+    ),
+    # https://github.com/dotnet/extensions/issues/6130
+    "azure-old-version": refusing(
+        400,
+        {"error": {"code": "BadRequest", "message": "response_format value as json_schema is enabled only for api "
+                   "versions 2024-08-01-preview and later"}},
+        "json_schema",
+    ),
+    "azure-filter": azure_filter,
+    # https://github.com/vllm-project/vllm/issues/16321: no object "error" around it
+    "vllm-xgrammar": refusing(
+        400,
+        {"object": "error", "message": "The provided JSON schema contains features not supported by xgrammar.",
+         "type": "BadRequestError", "param": None, "code": 400},
+        "json_schema",
+    ),
+    "vllm-too-long": refusing(
+        400,
+        {},
+        max_tokens="'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is "
+        "2048 tokens and your request has 1500 input tokens.",
+        max_completion_tokens="This model's maximum context length is 2048 tokens.",
+    ),
+    # https://github.com/ikawrakow/ik_llama.cpp/issues/778
+    "llama.cpp-500": refusing(
+        500,
+        {"error": {"code": 500, "type": "server_error",
+                   "message": 'response_format type must be one of "text" or "json_object", but got: json_schema'}},
+        "json_schema",
+    ),
+    # Accepted and not enforced: https://github.com/ggml-org/llama.cpp/issues/24097
+    "llama.cpp-ignores": thinking("I compare the recipes.\n\n```json\nANSWER\n```\n"),
+    # https://github.com/BerriAI/litellm/issues/8278
+    "litellm-unsupported": refusing(
+        400,
+        {"error": {"message": "litellm.UnsupportedParamsError: together_ai does not support parameters: "
+                   "['response_format'], for model=stub-1. To drop these, set `litellm.drop_params=True`",
+                   "type": "None", "param": None, "code": "400"}},
+        "json_schema", "json_object",
+    ),
+    # https://github.com/ollama/ollama/issues/16853
+    "ollama-reasoning": with_message(reasoning="The disk is nearly full. {not json}"),
+    "ollama-thoughts": thinking('<think>\nMaybe {"recipe": "cpu-high"}? No.\n</think>\n\nANSWER'),
+    "mistral-parts": in_parts,
+}  # fmt: skip
+
+
+BEHAVIOURS: dict[str, Any] = DIALECTS | {
     "good": good,
     "none": none,
     "no-usage": no_usage,

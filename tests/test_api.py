@@ -31,7 +31,7 @@ SUMMARY = {
 }
 VERDICT = {
     *("recipe", "tier", "confidence", "provisional", "runners_up", "citations", "summary", "model", "tokens"),
-    *("latency_ms", "created_at"),
+    *("prompt_version", "latency_ms", "created_at"),
 }
 CRITICAL = {
     "hostname": "DB-01",

@@ -18,6 +18,7 @@ from openremedy import audit, claims, cookbook
 from openremedy.classification import MODEL_ATTEMPTS, Classifier, Limits
 from openremedy.classifier import BadAnswer, Model, ModelAway, estimate_tokens
 from openremedy.classifier.client import ModelClient
+from openremedy.classifier.prompt import PROMPT_VERSION
 from openremedy.classifier.prompt import messages as prompt
 from openremedy.classifier.shapes import Completion
 from openremedy.extensions import db
@@ -155,6 +156,7 @@ def test_the_model_s_answer_is_kept_with_everything_about_it(app: Flask, alice: 
     assert incident["classification"] == "done"
     assert (verdict["tier"], verdict["recipe"], verdict["confidence"]) == ("model", "disk-full", 0.83)
     assert (verdict["model"], verdict["tokens"], verdict["latency_ms"]) == ("fake-1", 120, 7)
+    assert verdict["prompt_version"] == PROMPT_VERSION
     assert verdict["summary"] == "The disk is full."
     assert verdict["citations"] == [{"pointer": "/disk_usage_percent", "value": 94}]
     assert verdict["provisional"] is False
@@ -630,9 +632,23 @@ def test_secrets_do_not_reach_the_model(app: Flask, alice: Tenant) -> None:
     assert "login failed" in sent
     assert "hunter2-hunter2" not in sent
     assert "AKIAABCDEFGHIJKLMNOP" not in sent
-    verdict = only(alice)["verdict"]
-    assert verdict["tier"] == "model"
-    assert "hunter2-hunter2" not in json.dumps(verdict)
+    assert only(alice)["verdict"]["tier"] == "model"
+    assert "hunter2-hunter2" not in json.dumps(read(app, select(Verdict.citations)))
+
+
+def test_secrets_are_kept_masked_and_shown_to_who_may_see_the_incident(app: Flask, alice: Tenant) -> None:
+    alice.alert(evidence={"error": "login failed password=hunter2-hunter2", "mount": "/srv"})
+    classify(app, FakeModel({"summary": "[masked:password] was refused; [masked:jwt] is unknown."}))
+    assert read(app, select(Verdict.summary)) == "[masked:password] was refused; [masked:jwt] is unknown."
+    assert read(app, select(Verdict.citations)) == [
+        {"pointer": "/error", "value": "login failed password=[masked:password]"}
+    ]
+    incident = only(alice)
+    for verdict in (incident["verdict"], *incident["verdicts"]):
+        assert verdict["summary"] == "hunter2-hunter2 was refused; [masked:jwt] is unknown."
+        assert verdict["citations"] == [{"pointer": "/error", "value": "login failed password=hunter2-hunter2"}]
+    (listed,) = alice.incidents()
+    assert listed["verdict"]["summary"].startswith("[masked:password]"), "a list holds no evidence"
 
 
 def test_an_alert_that_talks_to_the_model_goes_to_a_person_and_cannot_name_a_recipe(app: Flask, alice: Tenant) -> None:

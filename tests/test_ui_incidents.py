@@ -5,13 +5,13 @@ import uuid
 
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from browser_client import Person
 from cast import Tenant
 from hostile import SCRIPT
 from openremedy.extensions import db
-from openremedy.models import AuditLine, Role
+from openremedy.models import AuditLine, Role, Verdict
 
 pytestmark = [
     pytest.mark.usefixtures("cheap_passwords"),
@@ -178,6 +178,22 @@ def test_a_page_that_waits_for_its_verdict_asks_for_it_and_then_stops(alice: Ten
     assert 'hx-trigger="every 2s"' in ann.get(f"incidents/{number}").text
     ann.post(f"incidents/{number}/feedback", answer="correct", recipe="disk-full")
     assert "every 2s" not in ann.get(f"incidents/{number}/verdict").text
+
+
+def test_the_page_says_which_model_and_prompt_and_shows_what_was_masked(
+    app: Flask, alice: Tenant, vera: Person
+) -> None:
+    number = alice.alert(evidence={"error": "password=hunter2 was refused", "mount": "/srv"})["incident_id"]
+    alice.post(f"/incidents/{number}/feedback", {"answer": "correct", "recipe": "disk-full"})
+    cited = [{"pointer": "/error", "value": "password=[masked:password] was refused"}]
+    said = {"tier": "model", "model": "fake-1", "prompt_version": "7", "citations": cited}
+    with app.app_context():
+        db.session.execute(update(Verdict).values(**said, summary="The login with [masked:password] failed."))
+        db.session.commit()
+    page = vera.get(f"incidents/{number}").text
+    assert "(fake-1, prompt 7)" in page
+    assert "The login with hunter2 failed." in page
+    assert "[masked" not in page
 
 
 def test_an_open_page_is_told_when_it_has_changed(alice: Tenant, ann: Person) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from .masking import mask
 from .pointers import NoSuchPlace, resolve
-from .prompt import MAX_OUTPUT_TOKENS, Message, messages, prompt_tokens, reprompt, shown_evidence
+from .prompt import CUT, MAX_OUTPUT_TOKENS, Message, messages, prompt_tokens, reprompt, shown_evidence
 from .shapes import Answer, Citation, Completion, Recipe, Subject
 from .trouble import BadAnswer, ModelAway
 from .verdict import ModelAnswer, parse_answer, response_schema
@@ -50,7 +50,8 @@ class _Question:
 
     def __init__(self, subject: Subject, shortlist: Sequence[Recipe], client: Model, nonce: str) -> None:
         self._subject = subject
-        self._slugs = [recipe.slug for recipe in shortlist]
+        # In one order: a server that has compiled a schema knows it again.
+        self._slugs = sorted(recipe.slug for recipe in shortlist)
         self._client = client
         self._shown = shown_evidence(subject.evidence)
         self._messages = messages(subject, shortlist, f"incident-{nonce}")
@@ -101,6 +102,8 @@ def _uncut(citations: Sequence[Citation], subject: Subject) -> tuple[Citation, .
     whole = mask(subject.evidence)
     kept = []
     for cited in citations:
+        if isinstance(cited.value, str) and cited.value.startswith(CUT):
+            continue
         try:
             kept.append(Citation(cited.pointer, resolve(whole, cited.pointer)))
         except NoSuchPlace:

@@ -25,6 +25,11 @@ RETRY_AFTER_LIMIT = 300.0
 CONNECT_SECONDS = 5.0
 _FORMATS = ("json_schema", "json_object", "none")
 _FORMAT_WORDS = re.compile(r"response_format|json_schema|json_object|structured|schema|grammar", re.IGNORECASE)
+# Some builds of llama.cpp and vLLM answer 500 to a format they do not know; any other 500 is a server in trouble.
+_BROKEN_BY_FORMAT = re.compile(r"response_format|json_schema|grammar error", re.IGNORECASE)
+# The question is too long for the model: no other form of it is shorter.
+_TOO_LONG = re.compile(r"context (?:length|size|window)|context_length", re.IGNORECASE)
+_AZURE = re.compile(r"\.azure\.(?:com|us|cn)$")
 
 
 class ModelClient:
@@ -43,9 +48,13 @@ class ModelClient:
         self._max_output_tokens = max_output_tokens
         self._choosing = asyncio.Lock()
         self._quirks = _Quirks()
+        address = httpx2.URL(base_url or "https://api.openai.com/v1")
+        # With each request, because the library lets nobody leave out its own header for good.
+        self._headers = _azure_key(address, api_key)
         self._openai = openai.AsyncOpenAI(
-            base_url=base_url or "https://api.openai.com/v1",
+            base_url=str(address.copy_with(query=None)),
             api_key=api_key or "none",
+            default_query=dict(address.params),
             max_retries=0,
             http_client=_http_client(timeout, response_bytes),
         )
@@ -69,10 +78,11 @@ class ModelClient:
             quirks = self._quirks
             try:
                 return await self._send(model, messages, quirks.arguments(schema, self._max_output_tokens))
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as refused:
+            except _Refused as refused:
                 gentler = quirks.after(refused.message)
                 if gentler is None:
-                    raise BadAnswer(_refusal(refused), final=True) from refused
+                    problem = f"The model server refused the request ({refused.status})."
+                    raise BadAnswer(problem, final=True) from refused
                 # Several calls may be refused at once; none of them may undo what another has learned.
                 self._quirks = self._quirks.merged(gentler)
         raise ModelAway("The model server refuses every form of the request.")
@@ -80,12 +90,14 @@ class ModelClient:
     async def _send(self, model: str, messages: Sequence[Message], arguments: dict[str, Any]) -> Any:
         chat: Any = [dict(message) for message in messages]
         try:
-            return await self._openai.chat.completions.create(model=model, messages=chat, **arguments)
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
-            raise
+            return await self._openai.chat.completions.create(
+                model=model, messages=chat, extra_headers=self._headers, **arguments
+            )
         except _TooLarge as error:
             raise BadAnswer(str(error), tokens=prompt_tokens(messages)) from error
         except openai.OpenAIError as error:
+            if isinstance(error, openai.APIStatusError) and _is_refusal(error):
+                raise _Refused(error.message, error.status_code) from error
             away = _away(error)
             # Whoever accepted the question and did not answer in time may still charge for it.
             away.tokens = prompt_tokens(messages) if _was_sent(error) else 0
@@ -103,7 +115,7 @@ class ModelClient:
     async def _first_model(self) -> str:
         """Servers with one model list it; those without a list take any name."""
         try:
-            listed = await self._openai.models.list()
+            listed = await self._openai.models.list(extra_headers=self._headers)
             return str(listed.data[0].id)
         except openai.APIStatusError as error:
             if error.status_code in (404, 405, 501):
@@ -113,6 +125,16 @@ class ModelClient:
             raise _away(error) from error
         except (ValueError, AttributeError, TypeError, IndexError):
             return "default"
+
+
+def _azure_key(address: httpx2.URL, api_key: str | None) -> dict[str, Any]:
+    """Azure takes a key in a header of its own; a token of Entra ID (a JWT) goes as a bearer, as everywhere.
+
+    https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
+    """
+    if not (api_key and _AZURE.search(address.host)) or api_key.startswith("eyJ"):
+        return {}
+    return {"api-key": api_key, "Authorization": openai.Omit()}
 
 
 class _Quirks:
@@ -139,6 +161,8 @@ class _Quirks:
 
     def after(self, refusal: str) -> "_Quirks | None":
         """Without the thing the refusal names; None if it names nothing we can leave out."""
+        if _TOO_LONG.search(refusal):
+            return None
         if self._old_limit and "max_tokens" in refusal:
             return _Quirks(self._format, self._temperature, False)
         if self._temperature and "temperature" in refusal:
@@ -162,7 +186,7 @@ def _completion(reply: Any, model: str, messages: Sequence[Message], latency_ms:
     if not isinstance(reply, ChatCompletion) or not reply.choices:
         raise ModelAway("The model server's reply is not a chat completion (a web page, or an error with status 200).")
     choice = reply.choices[0]
-    text = getattr(choice.message, "content", None) or ""
+    text = _text_in(choice.message)
     spent = _spent(reply, messages, text)
     problem = _unusable(choice, text)
     if problem:
@@ -170,12 +194,22 @@ def _completion(reply: Any, model: str, messages: Sequence[Message], latency_ms:
     return Completion(text, reply.model or model, *spent, latency_ms)
 
 
+def _text_in(message: Any) -> str:
+    """The answer without the reasoning, which some servers send as parts of the content."""
+    content = getattr(message, "content", None) or ""
+    if not isinstance(content, list):
+        return str(content)
+    return "".join(
+        str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("type") == "text"
+    )
+
+
 def _unusable(choice: Any, text: str) -> str | None:
     if getattr(choice.message, "refusal", None) or choice.finish_reason == "content_filter":
         return "The model refused to answer."
     if choice.finish_reason == "length":
         return "The answer was cut off; it must be shorter."
-    return None if isinstance(text, str) and text.strip() else "The answer was empty."
+    return None if text.strip() else "The answer was empty."
 
 
 def _spent(reply: ChatCompletion, messages: Sequence[Message], text: str) -> tuple[int, int]:
@@ -230,8 +264,19 @@ def _retry_after(error: openai.APIStatusError) -> float | None:
     return min(max((moment - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_LIMIT)
 
 
-def _refusal(error: openai.APIStatusError) -> str:
-    return f"The model server refused the request ({error.status_code})."
+class _Refused(Exception):
+    """The server does not understand the request; its words say what of it."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+def _is_refusal(error: openai.APIStatusError) -> bool:
+    if error.status_code in (400, 422):
+        return True
+    return error.status_code in (500, 501) and bool(_BROKEN_BY_FORMAT.search(error.message))
 
 
 # ---- the wire

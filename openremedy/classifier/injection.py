@@ -8,6 +8,8 @@ or none. Patterns look for sentences addressed to a reader who obeys, so ordinar
 
 import base64
 import binascii
+import codecs
+import html
 import json
 import re
 import unicodedata
@@ -84,6 +86,8 @@ _MARKUP = (
     ("carries a model's role tags", r"(?i)(?:^|\n)\s{0,8}#{2,4} ?(?:system|assistant|instructions?|human|new instructions?)\b ?:?\s{0,4}(?:\n|$)"),
     ("carries a model's role tags", r"(?:^|\n)\s{0,8}(?:Human|Assistant|ASSISTANT|HUMAN)\s{0,4}:\s"),
     ("carries a model's role tags", r"(?i)(?:^|\n)\s{0,8}\[?(?:system|developer)\]?\s{0,4}:\s{0,8}(?:you|ignore|new|from now|override|the assistant|always|select|choose)\b"),
+    ("carries an answer of the model's shape", r"(?s)[\"']recipe\\?[\"']\s{0,4}:.{0,400}?[\"']confidence\\?[\"']\s{0,4}:"),
+    ("carries an answer of the model's shape", r"(?s)[\"']confidence\\?[\"']\s{0,4}:.{0,400}?[\"']recipe\\?[\"']\s{0,4}:"),
     ("carries a closing boundary", r"(?i)</\s{0,4}(?:evidence|incident|alert[_-]?data|untrusted[a-z_-]{0,20}|user[_-]?(?:data|input)|quoted|boundary|context|data-[0-9a-z]{1,40})\s{0,4}>"),
     ("carries a closing boundary", r"(?i)(?:^|\W)-{0,8}(?:END|BEGIN)[ _-](?:INCIDENT|EVIDENCE|UNTRUSTED|DATA|PROMPT)[-_ ](?:[0-9a-f]{6,64}|DATA|BLOCK|BOUNDARY)\b"),
     ("carries a closing boundary", r"(?i)-{3,8} ?END (?:OF )?(?:EVIDENCE|DATA|UNTRUSTED|INCIDENT|PROMPT|INPUT)\b"),
@@ -101,9 +105,12 @@ _FOREIGN = tuple(re.compile(pattern) for pattern in _LANGUAGES)
 _TAGS = tuple((reason, re.compile(pattern)) for reason, pattern in _MARKUP)
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{20,}+={0,2}")
 _HEX = re.compile(r"(?<![0-9a-fA-F])(?:[0-9a-fA-F]{2}){16,}+(?![0-9a-fA-F])")
+_HEX_DUMP = re.compile(r"(?<![0-9a-zA-Z])[0-9a-fA-F]{2}(?:[ :][0-9a-fA-F]{2}){15,}+")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _LOOKALIKE = str.maketrans("аеорсухіјѕԁһӏ" + "αεορυικνχτ", "aeopcyxijsdhl" + "aeopuikvxt")
+_DIGITS_AS_LETTERS = str.maketrans("013457", "oieast")
+_LAYERS = 2  # an encoded text may be encoded once more
 # Twice the largest evidence, so that nothing hides behind padding.
 _TEXT_LIMIT = 512 * 1024
 
@@ -159,11 +166,21 @@ def _plain_reason(text: str) -> str | None:
 
 
 def _english_reason(words: str) -> str | None:
-    words = words.translate(_LOOKALIKE)
+    words = _bare(words.translate(_LOOKALIKE))
     for reason, pattern in _WORDS:
         if pattern.search(words):
             return reason
-    return "asks to ignore instructions" if _SQUEEZED.search(words.replace(" ", "")) else None
+    squeezed = words.replace(" ", "")
+    if _SQUEEZED.search(squeezed) or _SQUEEZED.search(squeezed.translate(_DIGITS_AS_LETTERS)):
+        return "asks to ignore instructions"
+    return None
+
+
+def _bare(words: str) -> str:
+    """Letters without their accents."""
+    if words.isascii():
+        return words
+    return "".join(char for char in unicodedata.normalize("NFKD", words) if not unicodedata.combining(char))
 
 
 def _visible(text: str) -> str:
@@ -181,9 +198,9 @@ def _spaced(text: str) -> str:
     return _BETWEEN_WORDS.sub(" ", text.casefold().replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", ""))
 
 
-def _hidden_reason(text: str) -> str | None:
+def _hidden_reason(text: str, layers: int = _LAYERS) -> str | None:
     for label, clear in _decoded(text):
-        reason = _plain_reason(clear)
+        reason = _plain_reason(clear) or (_hidden_reason(clear, layers - 1) if layers > 1 else None)
         if reason:
             return f"{reason} ({label})"
     return None
@@ -194,10 +211,16 @@ def _decoded(text: str) -> Iterator[tuple[str, str]]:
         yield from _readable("base64", _unbase64(found[0]))
     for found in _HEX.finditer(text):
         yield from _readable("hex", bytes.fromhex(found[0]))
+    for found in _HEX_DUMP.finditer(text):
+        yield from _readable("hex", bytes.fromhex(found[0].replace(":", " ")))
     if "%20" in text or "%3C" in text or "%3c" in text:
         yield "percent-encoded", unquote(text, errors="replace")
     if "\\u" in text:
         yield from _readable("escaped", _unescape(text))
+    if "&#" in text or "&lt;" in text:
+        yield "entities", html.unescape(text)
+    if "rot13" in text.casefold() or "rot-13" in text.casefold():
+        yield "rot13", codecs.decode(text, "rot13")
 
 
 def _readable(label: str, raw: bytes) -> Iterator[tuple[str, str]]:
@@ -221,6 +244,7 @@ def _unbase64(text: str) -> bytes:
 
 def _unescape(text: str) -> bytes:
     try:
-        return str(json.loads('"' + text.replace('"', " ") + '"')).encode()
+        # Not strict: the texts of several places stand here with line ends between them.
+        return str(json.loads('"' + text.replace('"', " ") + '"', strict=False)).encode("utf-8", "replace")
     except ValueError:
         return b""

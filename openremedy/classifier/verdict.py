@@ -18,7 +18,9 @@ SUMMARY_LIMIT = 500
 TEXT_LIMIT = 64 * 1024
 CITATION_LIMIT = 20
 
-_FENCE = re.compile(r"\s*```[a-zA-Z]{0,10}\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_FENCED = re.compile(r"```[a-zA-Z]{0,10}\s{0,9}\n(.*?)```", re.DOTALL)
+# Where a reasoning model's thoughts end; the chat templates of some write the beginning themselves.
+_THOUGHTS_END = re.compile(r"</(?:think|thinking|reasoning|thought)>|<\|channel\|>final<\|message\|>")
 _ANSI = re.compile(r"\x1b\[[0-?]{0,32}[ -/]{0,8}[@-~]")
 # Control characters, and what turns or hides text on a page.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -35,8 +37,8 @@ class ModelAnswer:
 def response_schema(slugs: Iterable[str]) -> dict[str, Any]:
     """The JSON schema of an answer.
 
-    It keeps to the keywords of OpenAI's strict mode (developers.openai.com/api/docs/guides/structured-outputs),
-    which has no maxLength; `parse_answer` checks the rest.
+    It keeps to the keywords that all strict modes know: several refuse maxLength, minimum and maximum
+    (developers.openai.com/api/docs/guides/structured-outputs); `parse_answer` checks the rest.
     """
     citation = {
         "pointer": {"type": "string", "description": "JSON pointer into the evidence, such as /mount"},
@@ -45,7 +47,7 @@ def response_schema(slugs: Iterable[str]) -> dict[str, Any]:
     return _closed(
         {
             "recipe": {"type": "string", "enum": [*dict.fromkeys(slugs), NONE]},
-            "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+            "confidence": {"type": "number", "description": "from 0 to 1"},
             "citations": {"type": "array", "items": _closed(citation)},
             "summary": {"type": "string", "description": f"one sentence, at most {SUMMARY_LIMIT} characters"},
         }
@@ -84,14 +86,27 @@ def clean(text: str, limit: int) -> str:
 def _load(text: str) -> dict[str, Any]:
     if len(text) > TEXT_LIMIT:
         raise BadAnswer(f"The reply is longer than {TEXT_LIMIT} characters.")
-    fenced = _FENCE.fullmatch(text)
-    try:
-        reply = json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadAnswer("The reply is not one JSON object.") from error
+    reply = _json(text)
+    if reply is None:
+        reply = _json(_without_thoughts(text))
     if not isinstance(reply, dict):
         raise BadAnswer("The reply is not one JSON object.")
     return reply
+
+
+def _without_thoughts(text: str) -> str:
+    """What a reasoning model said in the end, out of its code fence. Two fences are no answer: which one is meant?"""
+    said = _THOUGHTS_END.split(text)[-1]
+    fenced = _FENCED.findall(said)
+    return fenced[0] if len(fenced) == 1 else said
+
+
+def _json(text: str) -> Any:
+    """The JSON value, or None when the text is none."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _refuse_constant(name: str) -> Any:

@@ -8,10 +8,9 @@ from email.utils import format_datetime
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 
-from openremedy.classifier.client import RETRY_AFTER_LIMIT, BadAnswer, ModelAway, ModelClient
+from openremedy.classifier.client import RETRY_AFTER_LIMIT, BadAnswer, ModelAway, ModelClient, _Refused
 from openremedy.classifier.prompt import messages
 from openremedy.classifier.shapes import Completion
 from openremedy.classifier.verdict import parse_answer, response_schema
@@ -226,8 +225,7 @@ def test_a_call_that_is_refused_does_not_undo_what_another_has_learned(monkeypat
             return await original(self, model, messages, arguments)
         # Meanwhile another call has learned this.
         self._quirks = self._quirks.after("max_tokens is not supported") or self._quirks
-        response = httpx2.Response(400, request=httpx2.Request("POST", "http://stub"))
-        raise openai.BadRequestError("temperature is not supported", response=response, body=None)
+        raise _Refused("temperature is not supported", 400)
 
     original = ModelClient._send
     monkeypatch.setattr(ModelClient, "_send", refused_once)
@@ -277,3 +275,75 @@ def test_a_server_that_is_away_is_asked_for_its_models_again_later() -> None:
         assert client._model is None
 
     with_client(twice, "http://127.0.0.1:9/v1", model=None)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "calls"),
+    [
+        ("openai-without-schemas", 3),
+        ("openai-reasoning", 3),
+        ("azure-old-version", 2),
+        ("vllm-xgrammar", 2),
+        ("llama.cpp-500", 2),
+        ("litellm-unsupported", 3),
+        ("ollama-reasoning", 1),
+        ("ollama-thoughts", 1),
+        ("llama.cpp-ignores", 1),
+        ("mistral-parts", 1),
+    ],
+)
+def test_each_kind_of_server_is_understood(dialect: str, calls: int) -> None:
+    with StubModel(dialect) as stub:
+        reply = complete(stub)
+        assert stub.calls == calls
+        assert "json" in str(stub.requests[-1]["messages"]).lower(), "JSON mode wants the word in the prompt"
+    assert parse_answer(reply.text, SLUGS, DISK).recipe == "disk-full"
+    assert reply.tokens == 120
+
+
+@pytest.mark.parametrize("dialect", ["azure-filter", "vllm-too-long"])
+def test_a_refusal_of_the_question_itself_is_final(dialect: str) -> None:
+    with StubModel(dialect) as stub:
+        with pytest.raises(BadAnswer) as caught:
+            complete(stub)
+        assert (caught.value.final, stub.calls) == (True, 1)
+
+
+def test_a_500_that_does_not_name_the_format_stays_a_server_in_trouble() -> None:
+    with StubModel(["500", "good"]) as stub:
+        with pytest.raises(ModelAway):
+            complete(stub)
+        assert stub.calls == 1
+
+
+def test_what_stands_behind_the_question_mark_of_the_base_url_goes_with_each_request() -> None:
+    with StubModel("good") as stub:
+        url = stub.url + "?api-version=2024-10-21"
+        with_client(lambda client: client.complete(MESSAGES, SCHEMA), url)
+        assert stub.queries == ["api-version=2024-10-21"]
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "headers"),
+    [
+        ("https://shop.openai.azure.com/openai/v1/", "key-1", {"api-key": "key-1"}),
+        ("https://shop.services.ai.azure.com/openai/v1", "key-1", {"api-key": "key-1"}),
+        ("https://shop.openai.azure.com/openai/v1", "eyJhbGciOi.x.y", {"authorization": "Bearer eyJhbGciOi.x.y"}),
+        ("https://api.openai.com/v1", "key-1", {"authorization": "Bearer key-1"}),
+        ("https://azure.com.example.org/v1", "key-1", {"authorization": "Bearer key-1"}),
+    ],
+)
+@pytest.mark.parametrize("model", ["stub-1", None], ids=["a question", "the list of models"])
+def test_a_key_goes_where_the_server_looks_for_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, key: str, headers: dict[str, str], model: str | None
+) -> None:
+    sent: dict[str, str] = {}
+
+    async def refuse(self: Any, request: httpx2.Request) -> httpx2.Response:
+        sent.update(request.headers)
+        return httpx2.Response(503, request=request)
+
+    monkeypatch.setattr("httpx2.AsyncHTTPTransport.handle_async_request", refuse)
+    with pytest.raises(ModelAway):
+        with_client(lambda client: client.complete(MESSAGES, SCHEMA), url, model=model, api_key=key)
+    assert {name: sent[name] for name in ("api-key", "authorization") if name in sent} == headers

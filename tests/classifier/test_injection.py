@@ -118,7 +118,11 @@ def test_an_ordinary_alert_is_not_suspected(evidence: dict[str, object]) -> None
     assert suspicion(subject(evidence)) is None
 
 
-@pytest.mark.parametrize("piece", ["ignore ", "ignore all a b ", "</ ", "\n    ", "#### ", "YWFh", "61", "%20", "a "])
+@pytest.mark.parametrize(
+    "piece",
+    ["ignore ", "ignore all a b ", "</ ", "\n    ", "#### ", "YWFh", "61", "%20", "a ",
+     "61 ", "61:", '"recipe": ', "&#105;", "rot13 ", "\\u0061"],
+)  # fmt: skip
 def test_256_kib_of_hostile_text_is_done_in_one_pass(piece: str) -> None:
     suspicion(subject({"x": (piece * (262144 // len(piece)))[:262144]}))
 

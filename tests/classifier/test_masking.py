@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from openremedy.classifier.masking import mask
+from openremedy.classifier.masking import mask, secrets_in
 
 # Put together here, so that no scanner takes this file for a leak.
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"
@@ -22,6 +22,24 @@ SECRETS = {
     "stripe": "sk_live_" + "a1B2" * 6,
     "openai": "sk-proj-" + "a1B2" * 8,
     "google": "AIza" + "a1B2c" * 7,
+    "google oauth": "ya29." + "a1B2c" * 7,
+    "google client": "GOCSPX-" + "a1B2" * 7,
+    "azure client": "abc8Q~" + "a1B2" * 8,
+    "alibaba": "LTAI" + "a1B2" * 5,
+    "digitalocean": "dop_v1_" + "a1b2" * 16,
+    "databricks": "dapi" + "a1b2" * 8,
+    "twilio": "SK" + "a1b2" * 8,
+    "mailgun": "key-" + "a1b2" * 8,
+    "new relic": "NRAK-" + "A1B2" * 7,
+    "grafana": "glsa_" + "a1B2" * 8 + "_a1b2c3d4",
+    "hugging face": "hf_" + "a1B2" * 8,
+    "pypi": "pypi-AgE" + "a1B2" * 8,
+    "docker": "dckr_pat_" + "a1B2" * 7,
+    "terraform": "a1B2c3D4e5F6g7" + ".atlasv1." + "a1B2" * 16,
+    "shopify": "shpat_" + "a1b2" * 8,
+    "telegram": "123456789:AA" + "a1B2" * 9,
+    "discord": "discord.com/api/webhooks/" + "123456789/" + "a1B2" * 9,
+    "teams": "webhook.office.com/webhookb2/" + "a1b2@c3d4/IncomingWebhook/e5f6",
     "ours, webhook": "orwh_" + "a1B2" * 6,
     "ours, token": "ort_" + "a1B2" * 6,
     "ours, source": "ors_" + "a1B2" * 6,
@@ -39,6 +57,11 @@ IN_TEXT = {
     "url": ("postgres://app:sekrit@db:5432/x", "sekrit"),
     "url, odd password": ("postgres://app:se/krit@db:5432/x", "krit"),
     "url, no user": ("redis://:sekrit@cache/0", "sekrit"),
+    "ado.net": ("Server=db;User Id=app;Password=sekrit;Encrypt=true", "sekrit"),
+    "azure storage": ("DefaultEndpointsProtocol=https;AccountName=x;AccountKey=sekrit+/a==;", "sekrit"),
+    "azure sas": ("https://x.blob.core.windows.net/a?sv=2024&sig=sekrit%3D", "sekrit"),
+    "mongodb": ("mongodb+srv://app:sekrit@cluster0.example.org/x", "sekrit"),
+    "amqp": ("amqps://app:sekrit@mq/vhost", "sekrit"),
     "cut quote": ('password="sekrit', "sekrit"),
 }
 
@@ -114,8 +137,32 @@ def test_it_does_not_change_its_argument() -> None:
 @pytest.mark.parametrize(
     "piece",
     ["eyJ", "eyJaaaaa.", "eyJaaaaa-", "sk-", 'password="', "password: ", "http://a:", "://a:", "basic ", "bearer ",
-     "-----BEGIN PRIVATE KEY-----", "-", "authorization: a ", "AKIA", "a.", "_", "\\\"", " "],
+     "-----BEGIN PRIVATE KEY-----", "-", "authorization: a ", "AKIA", "a.", "8Q~", "a1B2.atlasv1.", "_", "\\\"", " "],
 )  # fmt: skip
 def test_256_kib_of_hostile_text_is_done_in_one_pass(piece: str) -> None:
     text = (piece * (262144 // len(piece) + 1))[:262144]
     assert isinstance(mask(text), str)
+
+
+def test_what_was_masked_is_known_by_its_kind() -> None:
+    evidence = {
+        "log": f"db postgres://app:one@db/x, Authorization: Bearer two-two, {AWS}",
+        "password": "three",
+        "n": {"token": 4},
+    }
+    assert secrets_in(evidence) == {
+        "credential": {"app:one"},
+        "authorization": {"Bearer two-two"},
+        "aws_key": {AWS},
+        "password": {"three"},
+        "token": {"4"},
+    }
+
+
+@pytest.mark.parametrize(("text", "_"), IN_TEXT.values(), ids=IN_TEXT)
+def test_with_its_secret_in_place_a_text_is_as_it_was(text: str, _: str) -> None:
+    masked = mask(text)
+    for kind, secrets in secrets_in(text).items():
+        (secret,) = secrets
+        masked = masked.replace(f"[masked:{kind}]", secret)
+    assert masked == text

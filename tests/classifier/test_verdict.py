@@ -48,6 +48,30 @@ def test_a_fence_is_tolerated(fence: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>It may be\ncpu-high.</think>\n{}",
+        "no beginning, as the template wrote it</think>{}",
+        "<think>{}</think> so it is\n```json\n{}\n```\nas said",
+        "<|channel|>analysis<|message|>We compare.<|end|><|start|>assistant<|channel|>final<|message|>{}",
+        "Here it is:\n```\n{}\n```",
+    ],
+)
+def test_the_thoughts_before_an_answer_and_the_words_around_its_fence_are_left_out(reply: str) -> None:
+    assert parse_answer(reply.replace("{}", json.dumps(GOOD)), SLUGS, EVIDENCE).recipe == "disk-full"
+
+
+def test_the_end_of_thoughts_inside_an_answer_is_a_part_of_its_text() -> None:
+    assert parse(summary="</think>{}").summary == "</think>{}"
+
+
+@pytest.mark.parametrize("reply", ["```json\n{}\n```\nor\n```json\n{}\n```", "{} {}", "<think>{}</think>", "<think>{}"])
+def test_where_it_is_not_clear_which_answer_is_meant_there_is_none(reply: str) -> None:
+    with pytest.raises(BadAnswer, match="not one JSON object"):
+        parse_answer(reply.replace("{}", json.dumps(GOOD)), SLUGS, EVIDENCE)
+
+
+@pytest.mark.parametrize(
     ("pointer", "value", "kept"),
     [
         ("/percent", 93, 93),

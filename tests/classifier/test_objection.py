@@ -1,0 +1,42 @@
+import pytest
+
+from openremedy.classifier.objection import objection
+from openremedy.classifier.shapes import Candidate
+
+
+def ranked(**confidences: float) -> list[Candidate]:
+    return [Candidate(slug, confidence) for slug, confidence in confidences.items()]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        (ranked(a=0.9, b=0.2), "a"),
+        (ranked(a=0.2, b=0.1), "a"),
+        (ranked(a=0.3, b=0.2), "b"),
+        (ranked(a=0.49, b=0.05), "b"),
+    ],
+    ids=["agreed", "agreed, not sure", "not sure of another", "some support"],
+)
+def test_where_the_words_are_silent_or_agree_the_model_decides(candidates: list[Candidate], chosen: str) -> None:
+    assert objection(chosen, candidates, 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("candidates", "reason"),
+    [
+        (ranked(a=0.9, b=0.8), "the model chose b, the words say a (0.90)"),
+        (ranked(a=0.5, b=0.49), "the model chose b, the words say a (0.50)"),
+        (ranked(a=0.4, b=0.01), "the model chose b, for which the words hardly speak"),
+        (ranked(a=0.0, b=0.0), "the model chose b, which shares no words with the incident"),
+        (ranked(a=0.1), "the model chose b, which shares no words with the incident"),
+        ([], "the model chose b, which shares no words with the incident"),
+    ],
+)
+def test_where_the_words_contradict_a_person_has_to_look(candidates: list[Candidate], reason: str) -> None:
+    assert objection("b", candidates, 0.5) == reason
+
+
+def test_a_tenant_that_wants_surer_answers_does_not_get_fewer_objections() -> None:
+    assert objection("b", ranked(a=0.7, b=0.6), 0.95)
+    assert objection("b", ranked(a=0.4, b=0.3), 0.35)
