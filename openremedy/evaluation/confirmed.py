@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, func, select
 from openremedy import claims
 from openremedy.classification import Catalogue, Terms, enabled_recipes, terms_of
 from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estimate_tokens
+from openremedy.classifier.cause import cause_of
 from openremedy.classifier.lexical import Index
 from openremedy.classifier.prompt import messages
 from openremedy.classifier.shapes import Answer, Recipe, Subject
@@ -84,7 +85,7 @@ def answered(engine: Engine, tenant_id: int, limit: int | None = None) -> Answer
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
         rows = _rows(connection, tenant_id, limit)
     cases = [Case(str(row["id"]), subject_of(row)) for row in rows]
-    return Answered(cases, [_truth(row) for row in rows])
+    return Answered(cases, [_truth(case, row["right"]) for case, row in zip(cases, rows, strict=True)])
 
 
 def _rows(connection: Connection, tenant_id: int, limit: int | None) -> Sequence[Any]:
@@ -106,9 +107,9 @@ def _rows(connection: Connection, tenant_id: int, limit: int | None) -> Sequence
     return connection.execute(statement).mappings().all()
 
 
-def _truth(row: Any) -> Truth:
-    accept = frozenset([row["right"]]) if row["right"] else frozenset[str]()
-    return Truth(str(row["id"]), row["right"], accept, row["cause"] or None)
+def _truth(case: Case, right: str | None) -> Truth:
+    assert case.subject is not None  # noqa: S101 - every incident is one
+    return Truth(case.id, right, frozenset([right] if right else []), cause_of(case.subject))
 
 
 def catalogue_of(engine: Engine, tenant_id: int, setting: Setting) -> Catalogue:

@@ -28,8 +28,10 @@ def wilson(hits: float, count: int) -> Interval | None:
 def mcnemar(only_first: int, only_second: int) -> float:
     """The exact two-sided chance of such a split where both are equally good; where they agree, nothing is learnt."""
     differ = only_first + only_second
-    fewer = min(only_first, only_second)
-    tail = sum(math.comb(differ, k) for k in range(fewer + 1))
+    tail = ways = 1  # whole numbers until the end: 2 ** -differ is 0 as a float where many differ
+    for k in range(min(only_first, only_second)):
+        ways = ways * (differ - k) // (k + 1)
+        tail += ways
     return float(min(1.0, 2 * tail / 2**differ))
 
 
