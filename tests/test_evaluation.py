@@ -3,8 +3,10 @@
 import asyncio
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from cast import Tenant
 from config import Settings
 from conftest import make_settings
 from openremedy import benchmark, jobs, registry, workers
+from openremedy.benchmark import Wanted
+from openremedy.classifier.client import ModelClient
 from openremedy.errors import Invalid
 from openremedy.evaluation import comparing, confirmed, figures, kinds, lines, report
 from openremedy.evaluation.confirmed import Means, Setting
@@ -285,7 +289,7 @@ TYPES: list[dict[str, Any]] = [
     {"id": "t2", "tool": "datadog", "payload": {"title": "[Triggered] Press is busy", "alert_type": "error"}},
     {"id": "t3", "tool": "tool-of-nobody", "payload": {"what": "ever"}},
 ]
-TYPES_TRUTH = [
+TYPES_TRUTH: list[dict[str, Any]] = [
     {"id": "t1", "incident_type": "disk_full", "severity": "critical"},
     {"id": "t2", "incident_type": "custom", "severity": "high"},
     {"id": "t3", "incident_type": "cpu_high", "severity": None},
@@ -317,6 +321,25 @@ def shell(app: Flask) -> Shell:
     return Shell(app)
 
 
+@cache
+def adapters() -> dict[str, Any]:
+    return registry.discover()
+
+
+def measure(where: Path, model: StubModel | None = None, **wanted: Any) -> dict[str, Any]:
+    """What the command does, without an application around it."""
+
+    async def run() -> dict[str, Any]:
+        client = ModelClient(model.url, None, "stub-1", timeout=5) if model else None
+        try:
+            return await benchmark.evaluate(Wanted(where, **wanted), adapters(), Means(client, 5, 3, 0))
+        finally:
+            if client:
+                await client.close()
+
+    return asyncio.run(run())
+
+
 def read(path: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
 
@@ -335,18 +358,18 @@ def test_predictions_are_written_as_the_scorer_reads_them(shell: Shell, folder: 
     assert found["t3"] == {"id": "t3", "incident_type": "custom", "severity": None}
 
 
-def test_an_abstention_keeps_its_ranking_and_says_how_sure_none_is(shell: Shell, folder: Path, tmp_path: Path) -> None:
+def test_an_abstention_keeps_its_ranking_and_says_how_sure_none_is(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    told = shell.json("classify", "eval", str(folder), "--threshold", "1", "--predictions", str(out))
+    told = measure(folder, threshold=1.0, predictions=out)
     assert (told["threshold"], told["answered"], told["top1"]) == (1.0, 0.0, 1.0)
     row = read(out)["a1"]
     assert (row["recipe_slug"], row["ranked"][0]) == (None, "disk-full")
     assert row["confidence"] == pytest.approx(1 - row["score_raw"])
 
 
-def test_the_written_predictions_give_the_same_figures_again(shell: Shell, folder: Path, tmp_path: Path) -> None:
+def test_the_written_predictions_give_the_same_figures_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    told = shell.json("classify", "eval", str(folder), "--predictions", str(out))
+    told = measure(folder, predictions=out)
     truths = benchmark.truths_of(folder / "alerts_truth.jsonl")
     again = figures.figures(judged(truths, lines.predictions(out, [truth.id for truth in truths])))
     assert {name: told[name] for name in again} == again
@@ -362,25 +385,25 @@ def test_an_alert_is_seen_as_the_service_would_see_it(alice: Tenant, app: Flask)
     assert (stored.incident_type, stored.severity, stored.hostname) == ("disk_full", "critical", "press-07")
 
 
-def test_types_of_a_folder_are_told_by_the_adapters(shell: Shell, folder: Path) -> None:
-    told = shell.json("classify", "eval", str(folder))
+def test_types_of_a_folder_are_told_by_the_adapters(folder: Path) -> None:
+    told = measure(folder)
     assert (told["types"], told["type_accuracy"], told["severity_accuracy"]) == (3, pytest.approx(2 / 3, abs=1e-4), 1.0)
     (folder / "types.jsonl").unlink()
-    assert "types" not in shell.json("classify", "eval", str(folder))
+    assert "types" not in measure(folder)
 
 
-def test_blind_means_no_names_on_either_side(shell: Shell, folder: Path, tmp_path: Path) -> None:
+def test_blind_means_no_names_on_either_side(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    told = shell.json("classify", "eval", str(folder), "--variant", "blind", "--predictions", str(out))
+    told = measure(folder, variant="blind", predictions=out)
     assert told["top1"] == 1.0
     assert read(out)["a1"]["ranked"][0] == "rb-1"
 
 
-def test_without_a_truth_it_only_predicts(shell: Shell, folder: Path, tmp_path: Path) -> None:
+def test_without_a_truth_it_only_predicts(folder: Path, tmp_path: Path) -> None:
     (folder / "alerts_truth.jsonl").unlink()
     (folder / "types_truth.jsonl").unlink()
     out = tmp_path / "out.jsonl"
-    told = shell.json("classify", "eval", str(folder), "--predictions", str(out))
+    told = measure(folder, predictions=out)
     assert not {"top1", "type_accuracy"} & told.keys()
     assert {"alerts", "tokens", "ms_p50"} <= told.keys()
     assert len(read(out)) == 7
@@ -391,7 +414,7 @@ def test_it_needs_no_database_and_no_redis(make_app: Any, tmp_path: Path, folder
     assert Shell(app).json("classify", "eval", str(folder))["top1"] == 1.0
 
 
-def test_a_catalogue_of_one_s_own_can_be_measured(shell: Shell, folder: Path, tmp_path: Path) -> None:
+def test_a_catalogue_of_one_s_own_can_be_measured(folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(
         "- {slug: disk-full, title: Disk full, when: full, risk: low, steps: none}\n"
@@ -399,13 +422,14 @@ def test_a_catalogue_of_one_s_own_can_be_measured(shell: Shell, folder: Path, tm
         "- {slug: frob, title: Frob, when: frob, risk: low, steps: none}\n"
         "- {slug: off, title: Certificate expired, when: TLS, risk: low, steps: none, enabled: false}\n"
     )
-    told = shell.json("classify", "eval", str(folder), "--recipes", str(own))
+    told = measure(folder, recipes=own)
     assert (told["recipes"], told["top1"]) == (3, 1.0)
     own.write_text("- {slug: disk-full}\n")
-    assert "own.yaml" in shell.refused("classify", "eval", str(folder), "--recipes", str(own))
+    with pytest.raises(Invalid, match=r"own\.yaml"):
+        measure(folder, recipes=own)
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "no JSON": ("alerts_named.jsonl", '{"id": "a1", "alert": {}}\n{"id": ', "line 2: this is no JSON"),
     "no object": ("alerts_named.jsonl", "[1]", "line 1: this is no JSON object"),
     "no UTF-8": ("alerts_named.jsonl", b'{"id": "\xff"}', "line 1: this is no JSON"),
@@ -424,17 +448,18 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_wrong_with_a_folder_is_said_with_its_place(shell: Shell, folder: Path, case: str) -> None:
+def test_what_is_wrong_with_a_folder_is_said_with_its_place(folder: Path, case: str) -> None:
     name, content, said = BROKEN[case]
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    told = shell.refused("classify", "eval", str(folder))
-    assert said in told
-    assert name in told
+    with pytest.raises(Invalid, match=re.escape(said)) as caught:
+        measure(folder)
+    assert name in caught.value.message
 
 
-def test_a_type_that_does_not_exist_is_no_truth(shell: Shell, folder: Path) -> None:
+def test_a_type_that_does_not_exist_is_no_truth(folder: Path) -> None:
     write(folder / "types_truth.jsonl", [*TYPES_TRUTH[:2], {"id": "t3", "incident_type": "fire"}])
-    assert "line 3: there is no incident type 'fire'" in shell.refused("classify", "eval", str(folder))
+    with pytest.raises(Invalid, match="line 3: there is no incident type 'fire'"):
+        measure(folder)
 
 
 def test_a_line_end_inside_a_text_ends_no_line(tmp_path: Path) -> None:
@@ -443,9 +468,9 @@ def test_a_line_end_inside_a_text_ends_no_line(tmp_path: Path) -> None:
     assert len(lines.read(path)) == 1
 
 
-def test_predictions_that_cannot_be_written_are_an_error(shell: Shell, folder: Path) -> None:
-    told = shell.refused("classify", "eval", str(folder), "--predictions", str(folder / "absent" / "out.jsonl"))
-    assert "cannot be written" in told
+def test_predictions_that_cannot_be_written_are_an_error(folder: Path) -> None:
+    with pytest.raises(Invalid, match="cannot be written"):
+        measure(folder, predictions=folder / "absent" / "out.jsonl")
 
 
 def test_a_folder_and_a_tenant_are_one_too_many(shell: Shell, folder: Path) -> None:
@@ -483,46 +508,43 @@ def test_the_model_is_asked_with_the_real_client_and_its_tokens_are_counted(
     assert "cost" not in modelled.json("classify", "eval", str(folder), "--tier", "model")
 
 
-def test_the_calls_run_at_once_but_not_more_than_is_set(modelled: Shell, stub: StubModel, folder: Path) -> None:
+def test_the_calls_run_at_once_but_not_more_than_is_set(stub: StubModel, folder: Path) -> None:
     write(folder / "alerts_named.jsonl", [{"id": number, "alert": DISK_ALERT} for number in range(12)])
     (folder / "alerts_truth.jsonl").unlink()
     stub.control({"delay": 0.05})
-    modelled.json("classify", "eval", str(folder), "--tier", "model")
+    measure(folder, stub, tier="model")
     assert stub.max_concurrent == 3
 
 
 @pytest.mark.parametrize(("behaviour", "trouble"), [("500", "away"), ("garbage", "bad answer")])
 def test_where_the_model_cannot_answer_the_words_do_and_it_is_counted(
-    modelled: Shell, stub: StubModel, folder: Path, behaviour: str, trouble: str
+    stub: StubModel, folder: Path, behaviour: str, trouble: str
 ) -> None:
     stub.control({"behaviour": behaviour})
-    told = modelled.json("classify", "eval", str(folder), "--tier", "model")
+    told = measure(folder, stub, tier="model")
     assert told["model_in_vain"] == {trouble: told["model_asked"]}
     assert "model" not in told["by_tier"]
-    assert told["top1"] == modelled.json("classify", "eval", str(folder))["top1"]
+    assert told["top1"] == measure(folder)["top1"]
     assert (told["tokens"] > 0) == (trouble == "bad answer")
 
 
-def test_a_model_that_says_none_is_as_sure_of_that_as_it_says(
-    modelled: Shell, stub: StubModel, folder: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_says_none_is_as_sure_of_that_as_it_says(stub: StubModel, folder: Path, tmp_path: Path) -> None:
     stub.control({"behaviour": "none"})
     out = tmp_path / "out.jsonl"
-    modelled.json("classify", "eval", str(folder), "--tier", "model", "--predictions", str(out))
+    measure(folder, stub, tier="model", predictions=out)
     row = read(out)["a1"]
     assert (row["recipe_slug"], row["confidence"], row["score_raw"]) == (None, 0.8, pytest.approx(0.2))
     assert row["ranked"][0] == "disk-full"
 
 
-def test_a_model_s_doubtful_recipe_is_no_answer(modelled: Shell, stub: StubModel, folder: Path, tmp_path: Path) -> None:
+def test_a_model_s_doubtful_recipe_is_no_answer(stub: StubModel, folder: Path, tmp_path: Path) -> None:
     stub.control({"recipe": "certificate-expired"})
     out = tmp_path / "out.jsonl"
-    words = ["classify", "eval", str(folder), "--tier", "model", "--predictions", str(out), "--threshold"]
-    modelled.json(*words, "0.95")
+    measure(folder, stub, tier="model", predictions=out, threshold=0.95)
     row = read(out)["a2"]
     assert (row["recipe_slug"], row["ranked"][0]) == (None, "certificate-expired")
     assert (row["confidence"], row["score_raw"]) == (pytest.approx(0.1), 0.9)
-    modelled.json(*words, "0.9")
+    measure(folder, stub, tier="model", predictions=out, threshold=0.9)
     assert read(out)["a2"]["recipe_slug"] == "certificate-expired"
 
 
@@ -687,8 +709,6 @@ class Clients:
         self.tenant, self.stub = tenant, stub
 
     def evaluate(self, daily_tokens: int = 0) -> dict[str, Any]:
-        from openremedy.classifier.client import ModelClient
-
         tenant_id = self.tenant.id
 
         async def run() -> dict[str, Any]:
