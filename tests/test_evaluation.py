@@ -2,9 +2,11 @@
 
 import asyncio
 import dataclasses
+import importlib.util
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -845,3 +847,55 @@ def test_a_judged_row_without_prediction_is_an_abstention() -> None:
     (row,) = judged([Truth("a", None)], [])
     assert isinstance(row, Judged)
     assert (row.answered, row.correct, row.prediction.confidence) == (False, True, 0.0)
+
+
+# ---------------------------------------------------------------- make eval
+
+SCORER = """
+import json, sys
+print(json.dumps({"all": {"top1": 1.0, "ece": 0.999, "n_pos": 2, "something_else": 3}}))
+"""
+
+
+@pytest.fixture
+def script() -> Any:
+    """scripts/eval.py as a module."""
+    spec = importlib.util.spec_from_file_location("eval_script", Path(__file__).parents[1] / "scripts" / "eval.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_make_eval_prints_figures_under_their_commands_and_asks_the_scorer(
+    script: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "score.py").write_text(SCORER)
+    monkeypatch.setattr(sys, "argv", ["eval.py", str(folder)])
+    assert script.main() == 1, "its scorer says something else of the calibration"
+    out = capsys.readouterr().out
+    for variant in ("named", "hidden", "blind"):
+        assert f"--variant {variant}" in out
+    assert "aim >= 0.95: reached" in out
+    assert out.count("score.py says the same of 2 figures, not of ece") == 3
+    assert "--predictions" not in out
+
+
+def test_make_eval_without_a_benchmark_says_where_to_put_it(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["eval.py", str(tmp_path / "absent")])
+    assert script.main() == 1
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_an_aim_is_reached_or_missed(script: Any) -> None:
+    least, most = script.Figure("x", "a.b", 0.9), script.Figure("x", "a.b", 0.05, at_most=True)
+    assert "aim >= 0.9: reached" in least.line({"a": {"b": 0.9, "b_ci": [0.8, 1.0]}})
+    assert "[0.8000, 1.0000]" in least.line({"a": {"b": 0.9, "b_ci": [0.8, 1.0]}})
+    assert "aim >= 0.9: MISSED" in least.line({"a": {"b": 0.89}})
+    assert "aim <= 0.05: MISSED" in most.line({"a": {"b": 0.06}})
+    assert "aim" not in least.line({})
