@@ -11,6 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-
 	--no-emit-index-url --no-emit-find-links --no-header --no-strip-extras
 OIDC := tests/oidc
 T ?=
+BENCHMARK ?= ../shared/classifier-benchmark
 
 ##@ Start
 .PHONY: help
@@ -72,6 +73,10 @@ fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read
 .PHONY: bench-ui
 bench-ui: $(VENV)/installed-dev ## Time the lists, the search and the overview with 100,000 incidents (3 minutes)
 	$(BIN)/python scripts/bench_ui.py
+
+.PHONY: eval
+eval: $(VENV)/installed ## Measure the classifier; BENCHMARK=FOLDER says on what (2 minutes)
+	$(BIN)/python scripts/eval.py $(BENCHMARK)
 
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit

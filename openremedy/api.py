@@ -13,16 +13,17 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from sqlalchemy import select
 from webargs.flaskparser import FlaskParser
 
-from openremedy import apidoc, audit, deliveries, incidents, sources, tenants
+from openremedy import apidoc, audit, deliveries, evaluation_queue, incidents, sources, tenants
 from openremedy.adapter import Adapter
 from openremedy.addresses import client_key
 from openremedy.alerts import IncidentType, Rfc3339, Severity, parse_object
 from openremedy.audit import Actor
-from openremedy.errors import Forbidden, Invalid, NotFound, Unauthorized
+from openremedy.errands import State
+from openremedy.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import Filters, stamp
-from openremedy.models import IncidentStatus, Recipe, Role, Source, Triage
+from openremedy.models import IncidentStatus, Recipe, Role, Source, Tenant, Triage
 from openremedy.registry import KEY as ADAPTERS
 from openremedy.registry import adapters, options_of
 from openremedy.services import services
@@ -344,6 +345,28 @@ class RecipePage(Schema):
     next_cursor = fields.String(allow_none=True)
 
 
+class EvaluationSetting(Schema):
+    """How to classify: the tier, and the answer threshold where it is not the tenant's."""
+
+    tier = fields.String(load_default="lexical", validate=validate.OneOf(["lexical", "model"]))
+    threshold = fields.Float(load_default=None, allow_none=True, validate=validate.Range(0, 1))
+
+
+class EvaluationBody(EvaluationSetting):
+    """`against`: another setting on the same incidents, to see the difference."""
+
+    against = fields.Nested(EvaluationSetting, load_default=None, allow_none=True)
+
+
+class EvaluationJson(Schema):
+    """`result` has a key per figure when it is done; `reason` says why it failed."""
+
+    id = fields.String()
+    state = fields.String(validate=validate.OneOf([str(state) for state in State]))
+    reason = fields.String(allow_none=True)
+    result = fields.Dict(allow_none=True)
+
+
 # ---------------------------------------------------------------- who may
 
 
@@ -640,3 +663,37 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
         "enabled": recipe.enabled,
         "updated_at": stamp(recipe.updated_at),
     }
+
+
+# ---------------------------------------------------------------- evaluations
+
+
+@blueprint.post("/evaluations")
+@needs(Role.ADMIN)
+@blueprint.arguments(EvaluationBody)
+@blueprint.response(202, EvaluationJson)
+def start_evaluation(body: dict[str, Any]) -> dict[str, Any]:
+    """Have a worker classify anew what people have answered, and measure how right that is; nothing is stored."""
+    against = body.pop("against")
+    if "model" in (body["tier"], (against or {}).get("tier")):
+        _needs_model()
+    job_id = evaluation_queue.start_evaluation(services(), g.tenant_id, body, against)
+    return {"id": job_id, "state": State.PENDING, "reason": None, "result": None}
+
+
+def _needs_model() -> None:
+    if not services().settings.model_enabled:
+        raise Invalid(fields={"tier": ["No model is connected."]})
+    if not db.session.get_one(Tenant, g.tenant_id).model_allowed:
+        raise Conflict("This tenant does not let its evidence go to a model.")
+
+
+@blueprint.get("/evaluations/<evaluation_id>")
+@needs(Role.ADMIN)
+@blueprint.response(200, EvaluationJson)
+def get_evaluation(evaluation_id: str) -> dict[str, Any]:
+    """How far it is, and its figures; they are kept for ten minutes."""
+    found = evaluation_queue.read_evaluation(services(), g.tenant_id, evaluation_id)
+    if found is None:
+        raise NotFound()
+    return {"id": evaluation_id, "state": found.state, "reason": found.reason, "result": found.result}

@@ -147,6 +147,11 @@ class Classifier:
         self._tenant_id = tenant_id
         self._catalogues: dict[int, Catalogue] = {}
 
+    @property
+    def model(self) -> Model | None:
+        """Whom it asks."""
+        return self._model
+
     async def run(self) -> bool:
         """Classify until nothing is pending (False) or the time of a job is over (True: there may be more)."""
         end = time.monotonic() + RUN_SECONDS

@@ -71,8 +71,8 @@ def _value(given: str | None) -> str | None:
     return sys.stdin.readline().rstrip("\r\n") if given == "-" else given
 
 
-def _real(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # click's range lets it through
+def _real(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):  # click's range lets it through
         raise click.BadParameter("is no number.")
     return value
 
@@ -382,17 +382,53 @@ def recipe_export(tenant_slug: str) -> tuple[dict[str, Any], str]:
 classify = AppGroup("classify", help="The classifier.")
 
 
-@classify.command("eval")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--recipes", "recipes_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--variant", type=click.Choice(["named", "hidden"]), default="named", show_default=True)
-@answering
-def classify_eval(folder: Path, recipes_file: Path | None, variant: str) -> tuple[dict[str, Any], str]:
-    """Measure the lexical tier on a folder of alerts with the truth; no running service is needed."""
-    from openremedy import evaluation  # the matcher is for workers and this command; the web process imports cli too
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-    figures = evaluation.evaluate(folder, recipes_file, variant)
-    return figures, "\n".join(f"{name:24} {value}" for name, value in figures.items())
+
+@classify.command("eval")
+@click.argument("folder", type=FOLDER, required=False)
+@click.option("--tenant", "slug", help="Instead of a folder: a tenant's incidents that people have answered.")
+@click.option("--recipes", type=FILE, help="Recipes of a benchmark (.jsonl) or a catalogue (.yaml).")
+@click.option("--variant", type=click.Choice(["named", "hidden", "blind"]), default="named", show_default=True)
+@click.option("--tier", type=click.Choice(["lexical", "model"]), default="lexical", show_default=True)
+@click.option("--threshold", type=click.FloatRange(0, 1), callback=_real, help="Another answer threshold.")
+@click.option("--predictions", type=click.Path(dir_okay=False, path_type=Path), help="Write them to this file.")
+@click.option("--price-per-million", type=click.FloatRange(0), callback=_real, help="Money for a million tokens.")
+@answering
+def classify_eval(folder: Path | None, slug: str | None, **wanted: Any) -> tuple[dict[str, Any], str]:
+    """Measure a tier on a folder of alerts, without any running service, or on a tenant's answered incidents."""
+    from openremedy import measuring  # the matcher is for workers and these commands; the web process imports cli too
+    from openremedy.evaluation import report
+
+    if (folder is None) == (slug is None):
+        raise click.UsageError("Say either a FOLDER or --tenant SLUG.")
+    if folder:
+        figures = measuring.folder(services().settings, folder, **wanted)
+    else:
+        figures = measuring.tenant(services().settings, _tenant_id(slug), **wanted)
+    return figures, report.figures(figures)
+
+
+@classify.command("compare")
+@click.argument("first", metavar="A", type=FILE)
+@click.argument("second", metavar="B", type=FILE)
+@click.option("--truth", type=FILE, help="alerts_truth.jsonl of the folder that both are of.")
+@click.option("--tenant", "slug", help="Instead of a truth: the tenant whose incidents both are of.")
+@answering
+def classify_compare(first: Path, second: Path, truth: Path | None, slug: str | None) -> tuple[dict[str, Any], str]:
+    """Compare two files of predictions on the same alerts; the difference is B - A."""
+    from openremedy import measuring
+    from openremedy.evaluation import report
+
+    if (truth is None) == (slug is None):
+        raise click.UsageError("Say either --truth FILE or --tenant SLUG.")
+    found = measuring.compared(first, second, truth, None if truth else _tenant_id(slug))
+    return found, report.comparison(found)
+
+
+def _tenant_id(slug: str | None) -> int:
+    return tenants.find_tenant(db.session(), slug or "").id
 
 
 @click.command()

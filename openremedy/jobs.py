@@ -1,4 +1,4 @@
-"""What RQ imports: thin, no arguments but ids and the recipe to try, safe to run twice."""
+"""What RQ imports: thin, no arguments but ids and what to try or to measure, safe to run twice."""
 
 import asyncio
 from typing import Any
@@ -9,6 +9,8 @@ from flask import current_app
 from openremedy import tryout
 from openremedy.classification import Classifier
 from openremedy.cookbook import from_json
+from openremedy.evaluation import confirmed
+from openremedy.evaluation.confirmed import Means, Setting
 from openremedy.extensions import db
 from openremedy.services import services
 
@@ -32,3 +34,13 @@ def classify_pending() -> None:
 def try_recipe(tenant_id: int, slug: str, spec: dict[str, Any] | None) -> dict[str, Any]:
     """What tryout.try_out() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
     return tryout.try_out(db.engine, tenant_id, slug, from_json(spec) if spec else None)
+
+
+def evaluate(tenant_id: int, setting: dict[str, Any], against: dict[str, Any] | None) -> dict[str, Any]:
+    """What confirmed.evaluate() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
+    settings = services().settings
+    classifier: Classifier = current_app.extensions[CLASSIFIER]
+    runner: asyncio.Runner = current_app.extensions[RUNNER]
+    means = Means(classifier.model, settings.llm_timeout, settings.llm_concurrency, settings.llm_daily_tokens)
+    other = Setting(**against) if against else None
+    return runner.run(confirmed.evaluate(db.engine, tenant_id, Setting(**setting), other, means))

@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 from flask import current_app
@@ -23,6 +24,9 @@ from openremedy.extensions import db
 from openremedy.queue import interactive_queue, job_queue, worker_client
 from openremedy.registry import adapters
 from openremedy.services import services
+
+if TYPE_CHECKING:
+    from openremedy.classifier.client import ModelClient
 
 log = structlog.get_logger()
 
@@ -98,19 +102,23 @@ def classifier(settings: Settings) -> Classifier:
         model_name=f"{settings.model_host} {settings.model or ''}" if settings.model_enabled else "",
     )
     enrich = Enricher(db.engine, services().vault, adapters())
+    return Classifier(db.engine, limits, model_client(settings), enrich)
+
+
+def model_client(settings: Settings) -> "ModelClient | None":
+    """The client of the model that is configured, or None."""
     if not settings.model_enabled:
-        return Classifier(db.engine, limits, None, enrich)
+        return None
     # Imported here: it takes a second, and a worker without a model does not need it.
     from openremedy.classifier.client import ModelClient
 
     log.info("model.on", evidence_goes_to=settings.model_host, model=settings.model)
-    client = ModelClient(
+    return ModelClient(
         base_url=settings.model_host,
         api_key=settings.openai_api_key or "none",
         model=settings.model,
         timeout=settings.llm_timeout,
     )
-    return Classifier(db.engine, limits, client, enrich)
 
 
 def wait_for(connection: Redis) -> None:

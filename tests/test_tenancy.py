@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from cast import Tenant, sign
+from config import Settings
+from conftest import make_settings
 from openremedy import tenants
+from openremedy.evaluation_queue import start_evaluation
 from openremedy.extensions import db
 from openremedy.models import (
     AlertRecord,
@@ -46,6 +50,7 @@ WITH_AN_ID: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/v1/sources/<source_id>/rotate"): {"role": Role.ADMIN, "body": {}},
     ("POST", "/api/v1/sources/<source_id>/signing-secrets"): {"role": Role.ADMIN, "body": {"secret": "s"}, "ok": 201},
     ("DELETE", "/api/v1/sources/<source_id>/signing-secrets/<secret_id>"): {"role": Role.ADMIN},
+    ("GET", "/api/v1/evaluations/<evaluation_id>"): {"role": Role.ADMIN},
 }
 LISTS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/api/v1/incidents"): {"role": Role.VIEWER},
@@ -61,6 +66,7 @@ OPEN = {
 # Without an id: what makes something new in one's own tenant.
 MAKING: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/v1/sources"): {"role": Role.ADMIN, "body": {"adapter": "grafana"}, "ok": 201},
+    ("POST", "/api/v1/evaluations"): {"role": Role.ADMIN, "body": {}, "ok": 202},
 }
 
 
@@ -73,11 +79,18 @@ class Things:
     slug: str
     source_id: str
     secret_id: str
+    evaluation_id: str
 
     def url(self, rule: str) -> str:
-        for name in ("incident_id", "delivery_id", "slug", "source_id", "secret_id"):
+        for name in ("incident_id", "delivery_id", "slug", "source_id", "secret_id", "evaluation_id"):
             rule = rule.replace(f"<{name}>", getattr(self, name))
         return rule
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str, redis_url: str) -> Settings:
+    """With a Redis, because evaluations are asked of workers."""
+    return make_settings(tmp_path, database_url, redis_url=redis_url)
 
 
 @pytest.fixture
@@ -90,7 +103,11 @@ def hers(alice: Tenant, app: Flask) -> Things:
     alice.import_recipes(parse("- {slug: only-alices, title: Only of Alice, when: never, risk: low, steps: none}"))
     source = alice.source("grafana", signing_secret=f"{SECRETLY}-signing")
     (secret,) = alice.get(f"/sources/{source.id}")["signing_secrets"]
-    return Things(receipt["incident_id"], receipt["delivery_id"], "only-alices", str(source.id), secret["id"])
+    with app.app_context():
+        evaluation = start_evaluation(services(), alice.id, {"tier": "lexical", "threshold": None}, None)
+    return Things(
+        receipt["incident_id"], receipt["delivery_id"], "only-alices", str(source.id), secret["id"], evaluation
+    )
 
 
 def call(client: FlaskClient, method: str, url: str, token: str | None, body: Any = None) -> TestResponse:
@@ -126,7 +143,7 @@ def test_what_is_alices_is_for_charlie_what_does_not_exist(
     charlie: Tenant, hers: Things, client: FlaskClient, app: Flask
 ) -> None:
     before = everything(app)
-    nothing = Things(str(uuid.uuid4()), str(uuid.uuid4()), "no-such-recipe", "987654321", "987654321")
+    nothing = Things(str(uuid.uuid4()), str(uuid.uuid4()), "no-such-recipe", "987654321", "987654321", "0" * 32)
     for (method, rule), route in WITH_AN_ID.items():
         real = call(client, method, hers.url(rule), charlie.token, route.get("body"))
         unreal = call(client, method, nothing.url(rule), charlie.token, route.get("body"))
@@ -161,7 +178,9 @@ def test_nothing_of_alices_stands_in_any_answer_to_charlie(charlie: Tenant, hers
     charlie.alert()
     for (method, rule), route in (WITH_AN_ID | LISTS | MAKING).items():
         text = call(client, method, hers.url(rule), charlie.token, route.get("body")).text
-        assert not any(one in text for one in (SECRETLY, hers.incident_id, hers.delivery_id, "only-alices"))
+        assert not any(
+            one in text for one in (SECRETLY, hers.incident_id, hers.delivery_id, "only-alices", hers.evaluation_id)
+        )
 
 
 def test_each_role_may_exactly_what_it_should(alice: Tenant, hers: Things, client: FlaskClient, app: Flask) -> None:

@@ -18,14 +18,15 @@ from sqlalchemy import func, select, text
 from cast import Tenant
 from config import Settings
 from conftest import make_settings
-from openremedy import cookbook, tryout, tryout_queue
+from openremedy import cookbook, errands, tryout, tryout_queue
+from openremedy.errands import State
 from openremedy.errors import Unavailable
 from openremedy.extensions import db
 from openremedy.models import Base
 from openremedy.queue import WAKE_KEY, interactive_queue, job_queue
 from openremedy.recipes import RecipeSpec, parse
 from openremedy.services import KEY, Services
-from openremedy.tryout_queue import State, read_tryout, start_tryout
+from openremedy.tryout_queue import read_tryout, start_tryout
 from services import RedisServer
 from test_classification import LOG_DISK, classify
 from test_cli import flask
@@ -221,7 +222,7 @@ def test_a_worker_tries_it_and_the_asker_reads_what_it_found(settings: Settings,
     assert without is not None
     assert without.result is not None
     assert alice.incidents()[0]["classification"] == "needs_human", "the same worker does the other queue's work"
-    assert 0 < room.redis.ttl(f"rq:job:{job}") <= tryout_queue.KEPT
+    assert 0 < room.redis.ttl(f"rq:job:{job}") <= errands.KEPT
 
 
 @ONE_DATABASE
@@ -267,8 +268,8 @@ def test_a_job_holds_this_recipe_and_nothing_else(room: Services, alice: Tenant)
     stored = room.redis.hget(job.key, "data")
     assert isinstance(stored, bytes)
     arguments = [alice.id, "own", cookbook.as_json(OWN)]
-    assert json.loads(zlib.decompress(stored)) == [tryout_queue.JOB, None, arguments, {}]
-    assert job.timeout == tryout_queue.JOB_TIMEOUT > tryout.SECONDS
+    assert json.loads(zlib.decompress(stored)) == [tryout_queue.SORT.job, None, arguments, {}]
+    assert job.timeout == errands.JOB_TIMEOUT > tryout.SECONDS
 
 
 def fetch(redis: Redis, job_id: str) -> Job:
@@ -290,25 +291,25 @@ def test_a_try_out_that_breaks_says_so_without_its_traceback(settings: Settings,
     work(settings)
     found = read_tryout(room, 10**9, job)
     assert found is not None
-    assert (found.state, found.reason, found.result) == (State.FAILED, tryout_queue.BROKE, None)
+    assert (found.state, found.reason, found.result) == (State.FAILED, tryout_queue.SORT.broke, None)
 
 
 @ONE_DATABASE
 def test_nobody_waits_for_ever_for_a_worker_that_is_not_there(room: Services, alice: Tenant) -> None:
     job = fetch(room.redis, start_tryout(room, alice.id, "own", OWN))
     assert job.enqueued_at is not None
-    job.enqueued_at -= tryout_queue.PATIENCE + timedelta(seconds=1)
+    job.enqueued_at -= errands.PATIENCE + timedelta(seconds=1)
     for status in (JobStatus.QUEUED, JobStatus.STARTED):
         job.set_status(status)
         job.save()
         found = read_tryout(room, alice.id, job.id)
         assert found is not None
-        assert (found.state, found.reason) == (State.FAILED, tryout_queue.NOBODY)
+        assert (found.state, found.reason) == (State.FAILED, tryout_queue.SORT.nobody)
 
 
 @ONE_DATABASE
 def test_a_flood_of_try_outs_is_refused(room: Services, alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tryout_queue, "MAX_WAITING", 1)
+    monkeypatch.setattr(errands, "MAX_WAITING", 1)
     start_tryout(room, alice.id, "own", OWN)
     with pytest.raises(Unavailable, match="Too many"):
         start_tryout(room, alice.id, "own", OWN)

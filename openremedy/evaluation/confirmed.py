@@ -1,0 +1,210 @@
+"""The classifier on a tenant's own incidents that people have answered. Nothing is stored but the tokens it costs."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select
+
+from openremedy import claims
+from openremedy.classification import Catalogue, Terms, enabled_recipes, terms_of
+from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estimate_tokens
+from openremedy.classifier.cause import cause_of
+from openremedy.classifier.lexical import Index
+from openremedy.classifier.prompt import messages
+from openremedy.classifier.shapes import Answer, Recipe, Subject
+from openremedy.errors import Conflict, Invalid
+from openremedy.evaluation.comparing import compare
+from openremedy.evaluation.figures import figures
+from openremedy.evaluation.rows import Judged, Truth, judged
+from openremedy.evaluation.running import Case, NoBudget, Told, ask_all, costs, tell_all
+from openremedy.incidents import subject_of
+from openremedy.models import Feedback, Incident, table
+
+NEWEST = 500  # that an evaluation looks at when somebody waits for it
+SECONDS = 20  # then it tells what it has, so that it does not hold up the worker
+NO_MODEL = "No model is connected: set OPENAI_BASE_URL, or OPENAI_API_KEY and OPENREMEDY_MODEL."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to classify; what is None is as the tenant has it."""
+
+    tier: str = "lexical"
+    threshold: float | None = None
+    recipes: tuple[Recipe, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a model is asked with; `model` None: there is none."""
+
+    model: Model | None
+    timeout: float
+    concurrency: int
+    daily_tokens: int  # of the installation; 0 = no limit
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A tenant's incidents with what people said last of each, newest answer first."""
+
+    cases: list[Case]
+    truths: list[Truth]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One setting over the incidents, as far as there was time."""
+
+    catalogue: Catalogue
+    told: list[Told]
+    rows: list[Judged]
+    gone: int  # incidents whose right recipe is not in the catalogue
+
+    def as_json(self, setting: Setting, price: float | None = None) -> dict[str, Any]:
+        """A key per figure."""
+        return {
+            "tier": setting.tier,
+            "threshold": self.catalogue.terms.threshold,
+            "recipes": len(self.catalogue.recipes),
+            "right_recipe_gone": self.gone,
+            **figures(self.rows),
+            **costs(self.told, price),
+        }
+
+
+def answered(engine: Engine, tenant_id: int, limit: int | None = None) -> Answered:
+    """Incidents of which a person confirmed or corrected the verdict or said that none fits.
+
+    Alerts of one cause are one family. No tier that is evaluated looks at what people said, so an incident is no help
+    for itself; one that does must leave the incident out that it is asked about.
+    """
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        rows = _rows(connection, tenant_id, limit)
+    cases = [Case(str(row["id"]), subject_of(row)) for row in rows]
+    return Answered(cases, [_truth(case, row["right"]) for case, row in zip(cases, rows, strict=True)])
+
+
+def _rows(connection: Connection, tenant_id: int, limit: int | None) -> Sequence[Any]:
+    newest = (
+        select(func.max(Feedback.id).label("id"))
+        .where(Feedback.tenant_id == tenant_id)
+        .group_by(Feedback.incident_id)
+        .order_by(func.max(Feedback.id).desc())
+        .limit(limit)
+        .subquery()
+    )
+    statement = (
+        select(table(Incident), Feedback.recipe.label("right"))
+        .join(Feedback, Feedback.incident_id == Incident.id)
+        .join(newest, newest.c.id == Feedback.id)
+        .where(Incident.tenant_id == tenant_id)
+        .order_by(Feedback.id.desc())
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def _truth(case: Case, right: str | None) -> Truth:
+    assert case.subject is not None  # noqa: S101 - every incident is one
+    return Truth(case.id, right, frozenset([right] if right else []), cause_of(case.subject))
+
+
+def catalogue_of(engine: Engine, tenant_id: int, setting: Setting) -> Catalogue:
+    """The tenant's recipes and terms, with what the setting has instead."""
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        version, terms = terms_of(connection, tenant_id)
+        recipes = enabled_recipes(connection, tenant_id) if setting.recipes is None else setting.recipes
+    if setting.threshold is not None:
+        terms = replace(terms, threshold=setting.threshold)
+    return Catalogue(version, recipes, Index(recipes), terms)
+
+
+async def run(
+    engine: Engine, tenant_id: int, found: Answered, setting: Setting, means: Means, end: float | None = None
+) -> Run:
+    """Classify the incidents anew. Raises Invalid, Conflict."""
+    catalogue = catalogue_of(engine, tenant_id, setting)
+    slugs = {recipe.slug for recipe in catalogue.recipes}
+    # Who looks for a recipe that is no more cannot find it: that says nothing of the classifier.
+    there = {truth.id for truth in found.truths if truth.right is None or truth.right in slugs}
+    cases = [case for case in found.cases if case.id in there]
+    if setting.tier == "model":
+        asker = _Asker(engine, tenant_id, _model(means, catalogue.terms), means, catalogue.terms)
+        told = await ask_all(cases, catalogue, asker.ask, means.concurrency, end)
+    else:
+        told = tell_all(cases, catalogue, end)
+    reached = {one.prediction.id for one in told}
+    rows = judged([truth for truth in found.truths if truth.id in reached], [one.prediction for one in told])
+    return Run(catalogue, told, rows, len(found.cases) - len(cases))
+
+
+def _model(means: Means, terms: Terms) -> Model:
+    if means.model is None:
+        raise Invalid(NO_MODEL)
+    if not terms.model_allowed:
+        raise Conflict("This tenant does not let its evidence go to a model.")
+    return means.model
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """Asks a model within the tenant's budget, which an evaluation shares with the verdicts."""
+
+    engine: Engine
+    tenant_id: int
+    model: Model
+    means: Means
+    terms: Terms
+
+    async def ask(self, subject: Subject, shortlist: Sequence[Recipe]) -> Answer:
+        reserved = estimate_tokens(messages(subject, shortlist, "incident-" + "0" * 24))
+        limit = self.terms.tokens_a_day(self.means.daily_tokens)
+        day = claims.reserve_tokens(self.engine, self.tenant_id, reserved, limit)
+        if day is None:
+            raise NoBudget
+        used = 0
+        try:
+            answer = await ask_model(subject, shortlist, self.model, self.means.timeout)
+            used = answer.tokens
+        except (ModelAway, BadAnswer) as trouble:
+            used = trouble.tokens
+            raise
+        except asyncio.CancelledError:
+            used = reserved  # cut off: it may have been answered and charged for
+            raise
+        finally:
+            claims.correct_tokens(self.engine, self.tenant_id, day, used - reserved)
+        return answer
+
+
+# ---------------------------------------------------------------- while somebody waits
+
+
+async def evaluate(
+    engine: Engine, tenant_id: int, setting: Setting, against: Setting | None, means: Means
+) -> dict[str, Any]:
+    """The figures of the newest answered incidents, as far as there is time for, and beside those of `against`.
+
+    `complete` false: the time was over. `comparison` is of the incidents that both have answered, a = `against`.
+    """
+    found = answered(engine, tenant_id, NEWEST)
+    settings = [setting, *([against] if against else [])]
+    runs = []
+    for one in settings:
+        end = time.monotonic() + SECONDS / len(settings)
+        runs.append(await run(engine, tenant_id, found, one, means, end))
+    result = runs[0].as_json(setting)
+    result["complete"] = all(len(one.rows) + one.gone == len(found.cases) for one in runs)
+    result["against"] = runs[1].as_json(against) if against else None
+    result["comparison"] = compared(runs[1].rows, runs[0].rows) if against else None
+    return result
+
+
+def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any]:
+    """Two runs on the alerts that both have."""
+    by_id = {row.truth.id: row for row in first}
+    both = [(by_id[row.truth.id], row) for row in second if row.truth.id in by_id]
+    return compare([a for a, _ in both], [b for _, b in both])

@@ -1,0 +1,150 @@
+"""A tier over alerts, one after the other or with many model calls in flight, as the cascade would answer each."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from openremedy.classification import SHORTLIST, Catalogue
+from openremedy.classifier import BadAnswer, ModelAway
+from openremedy.classifier.lexical import lexical_answer
+from openremedy.classifier.prompt import PROMPT_VERSION
+from openremedy.classifier.shapes import Answer, Candidate, Recipe, Subject
+from openremedy.evaluation.figures import latency, rounded
+from openremedy.evaluation.rows import Id, Prediction
+
+# Asks the model; raises ModelAway, BadAnswer, NoBudget.
+Ask = Callable[[Subject, Sequence[Recipe]], Awaitable[Answer]]
+
+WARM_UP = 20  # alerts that are answered once without being counted
+
+
+class NoBudget(Exception):
+    """The tenant has no tokens left today."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One alert; `subject` None where the adapter makes no incident of it."""
+
+    id: Id
+    subject: Subject | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was said of one alert, by which tier, and what it took. `trouble`: why the model is not who said it."""
+
+    prediction: Prediction
+    tier: str
+    seconds: float = 0.0
+    tokens: int = 0
+    model: str | None = None
+    trouble: str | None = None
+
+
+def tell(case: Case, catalogue: Catalogue) -> Told:
+    """The answer without a model: the recipes' own conditions, then the words."""
+    if case.subject is None:
+        return Told(Prediction(case.id, confidence=1.0, score=0.0), "ignored")
+    started = time.perf_counter()
+    ranked = catalogue.index.rank(case.subject, SHORTLIST)
+    answer = catalogue.by_rules(case.subject) or lexical_answer(case.subject, ranked, catalogue.terms.threshold)
+    seconds = time.perf_counter() - started
+    return Told(_prediction(case.id, answer, ranked, catalogue.terms.threshold), answer.tier, seconds)
+
+
+def tell_all(cases: Sequence[Case], catalogue: Catalogue, end: float | None = None) -> list[Told]:
+    """Each in its order, as many as there is time for until `end` (of time.monotonic())."""
+    for case in cases[:WARM_UP]:
+        tell(case, catalogue)
+    found = []
+    for case in cases:
+        if end is not None and time.monotonic() > end:
+            break
+        found.append(tell(case, catalogue))
+    return found
+
+
+async def ask_all(
+    cases: Sequence[Case], catalogue: Catalogue, ask: Ask, concurrency: int, end: float | None = None
+) -> list[Told]:
+    """The same with a model, `concurrency` calls at once; those that are not answered at `end` are left out."""
+    places = asyncio.Semaphore(concurrency)
+
+    async def one(case: Case) -> Told | None:
+        async with places:
+            if end is not None and time.monotonic() > end:
+                return None
+            try:
+                async with asyncio.timeout(None if end is None else end - time.monotonic()):
+                    return await _ask(case, catalogue, ask)
+            except TimeoutError:
+                return None
+
+    found = await asyncio.gather(*map(one, cases))
+    return [told for told in found if told is not None]
+
+
+async def _ask(case: Case, catalogue: Catalogue, ask: Ask) -> Told:
+    """What a model says; where it cannot be had the words do, as in the cascade."""
+    words = tell(case, catalogue)
+    if case.subject is None or words.tier == "rule":
+        return words
+    ranked = catalogue.index.rank(case.subject, SHORTLIST)
+    shortlist = catalogue.shortlist(case.subject)
+    if not shortlist:
+        return words
+    started = time.perf_counter()
+    try:
+        answer = await ask(case.subject, shortlist)
+    except ModelAway as away:
+        return replace(words, trouble="away", tokens=away.tokens, seconds=time.perf_counter() - started)
+    except BadAnswer as bad:
+        return replace(words, trouble="bad answer", tokens=bad.tokens, seconds=time.perf_counter() - started)
+    except NoBudget:
+        return replace(words, trouble="no budget")
+    seconds = time.perf_counter() - started
+    prediction = _prediction(case.id, answer, ranked, catalogue.terms.threshold)
+    return Told(prediction, answer.tier, seconds, answer.tokens, answer.model)
+
+
+def _prediction(which: Id, answer: Answer, ranked: Sequence[Candidate], threshold: float) -> Prediction:
+    """An answer below the threshold goes to a person: that is an abstention too."""
+    score = round(_best(answer, ranked), 6)
+    listed = tuple(dict.fromkeys([*([answer.recipe] if answer.recipe else []), *(one.recipe for one in ranked)]))
+    if answer.recipe and answer.confidence >= threshold:
+        return Prediction(which, answer.recipe, score, listed, score)
+    return Prediction(which, None, round(1 - score, 6), listed, score)
+
+
+def _best(answer: Answer, ranked: Sequence[Candidate]) -> float:
+    """The chance that the first of the list is right."""
+    if answer.recipe:
+        return answer.confidence
+    if answer.tier == "model":
+        return 1 - answer.confidence  # it says how sure it is that none fits
+    return ranked[0].confidence if ranked else 0.0
+
+
+# ---------------------------------------------------------------- what it took
+
+
+def costs(told: Sequence[Told], price_per_million: float | None = None) -> dict[str, Any]:
+    """Tokens, money where a price is given, milliseconds, and who answered."""
+    tokens = sum(one.tokens for one in told)
+    asked = [one for one in told if one.tier == "model" or one.trouble]
+    found: dict[str, Any] = {
+        "by_tier": dict(Counter(one.tier for one in told)),
+        "model_asked": len(asked),
+        "model_in_vain": dict(Counter(one.trouble for one in told if one.trouble)),
+        "models": sorted({one.model for one in told if one.model}),
+        "prompt_version": PROMPT_VERSION if asked else None,
+        "tokens": tokens,
+        "tokens_per_question": rounded(tokens / len(asked)) if asked else None,
+    }
+    if price_per_million is not None:
+        found["cost"] = round(tokens * price_per_million / 1_000_000, 6)
+    return found | latency([one.seconds for one in told if one.tier != "ignored"])
