@@ -96,6 +96,13 @@ class Tab:
                 return
         raise AssertionError(f"no way to {name!r} by keyboard; the focus is on {self.focused()!r}")
 
+    @contextlib.contextmanager
+    def in_the_dark(self) -> Iterator[None]:
+        """The same page to somebody who likes dark colours."""
+        self.page.emulate_media(color_scheme="dark")
+        yield
+        self.page.emulate_media(color_scheme="light")
+
     # ------------------------------------------------------------ what is noticed
 
     def watch(self) -> None:
