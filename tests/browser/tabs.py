@@ -103,6 +103,15 @@ class Tab:
         yield
         self.page.emulate_media(color_scheme="light")
 
+    @contextlib.contextmanager
+    def as_on_a_phone(self) -> Iterator[None]:
+        """The same page in a window as narrow as a phone's."""
+        before = self.page.viewport_size
+        assert before
+        self.page.set_viewport_size(PHONE)
+        yield
+        self.page.set_viewport_size(before)
+
     # ------------------------------------------------------------ what is noticed
 
     def watch(self) -> None:
