@@ -433,7 +433,9 @@ def test_a_database_that_hangs_during_a_call_costs_the_verdict_time(
 def test_a_database_that_restarts_costs_neither_worker_nor_scheduler(
     house: House, postgres_server: PostgresServer
 ) -> None:
+    (house.folder / "scheduler.log").unlink(missing_ok=True)
     house.start("scheduler")
+    until(lambda: "prune.done" in house.log("scheduler"), "its first round")
     house.settled([house.post()], sweep=True)
     postgres_server.stop()
     try:
