@@ -46,7 +46,10 @@ NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens there: every test without a
 
 
 # Minutes each. Begun first (with `--no-loadscope-reorder`), so that one process is not left alone with them at the end.
-LONGEST = ("test_ui_routes.py", "test_pages.py", "test_flows.py", "test_real_senders.py", "test_faults.py")
+LONGEST = (
+    *("test_ui_routes.py", "test_pages.py", "test_hostile.py", "test_flows.py", "test_faults.py"),
+    *("test_launcher.py", "test_real_senders.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
