@@ -9,6 +9,8 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from argon2 import PasswordHasher
 from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from werkzeug.routing import Rule
 
 from config import Settings
-from openremedy import people, tenants
+from openremedy import database, people, tenants
 from openremedy.app import create_app
 from openremedy.extensions import db
 from openremedy.models import Role
@@ -31,6 +36,7 @@ from openremedy.services import services
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cast import Member, Tenant
+from databases import Shelf
 from services import PostgresServer, RedisServer, postgres, redis, report_not_run
 from stack import Stack
 
@@ -40,7 +46,10 @@ NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens there: every test without a
 
 
 # Minutes each. Begun first (with `--no-loadscope-reorder`), so that one process is not left alone with them at the end.
-LONGEST = ("test_ui_routes.py", "test_pages.py", "test_flows.py", "test_real_senders.py", "test_faults.py")
+LONGEST = (
+    *("test_ui_routes.py", "test_pages.py", "test_hostile.py", "test_flows.py", "test_faults.py"),
+    *("test_launcher.py", "test_real_senders.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,9 +95,7 @@ def redis_url(redis_server: RedisServer) -> str:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "openremedy.db"
     migrate(make_settings(path.parent, f"sqlite:///{path}"))
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path
+    return settled(path)
 
 
 @pytest.fixture(scope="session")
@@ -109,19 +116,98 @@ def driver(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
+def settled(path: Path) -> Path:
+    """A SQLite file with everything in itself, so that it can be copied."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+# A tenant costs more than most tests that need one: those who ask for these find them moved in, in this order.
+RESIDENTS = ("alice", "charlie")
+Keys = dict[str, tuple[str, str]]
+
+
+@pytest.fixture(scope="session")
+def sqlite_houses(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], tuple[Path, Keys]]:
+    """The template in which so many of the residents live, and their secrets and tokens."""
+
+    @cache
+    def house(count: int) -> tuple[Path, Keys]:
+        if not count:
+            return sqlite_template, {}
+        before, keys = house(count - 1)
+        path = Path(shutil.copy(before, tmp_path_factory.mktemp("template") / "openremedy.db"))
+        keys = keys | move_in(make_settings(path.parent, f"sqlite:///{path}"), RESIDENTS[count - 1])
+        return settled(path), keys
+
+    return house
+
+
+@pytest.fixture(scope="session")
+def postgres_houses(
+    postgres_server: PostgresServer, postgres_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], tuple[str, Keys]]:
+    """The same on PostgreSQL."""
+
+    @cache
+    def house(count: int) -> tuple[str, Keys]:
+        if not count:
+            return postgres_template, {}
+        before, keys = house(count - 1)
+        url = driver(postgres_server.create_database(f"openremedy_template_{count}", before))
+        settings = make_settings(tmp_path_factory.mktemp("template"), url)
+        return f"openremedy_template_{count}", keys | move_in(settings, RESIDENTS[count - 1])
+
+    return house
+
+
+def move_in(settings: Settings, slug: str) -> Keys:
+    app = create_app(settings)
+    tenant = make_tenant(app, slug)
+    with app.app_context():
+        services().tally.stop()
+        db.session.remove()
+        db.engine.dispose()
+    return {slug: (tenant.secret, tenant.token)}
+
+
+@pytest.fixture(scope="session")
+def shelf(postgres_server: PostgresServer) -> Shelf:
+    return Shelf(postgres_server)
+
+
+@pytest.fixture
+def residents() -> Keys:
+    """Who lives in this test's database already."""
+    return {}
+
+
+@pytest.fixture
+def alice_lives_here() -> None:
+    """Asked for by our `alice`, not by those that a file may have of its own."""
+
+
+@pytest.fixture
+def charlie_lives_here() -> None:
+    """The same for Charlie."""
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh, migrated database of each kind."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, residents: Keys) -> Iterator[str]:
+    """A fresh, migrated database of each kind, with those residents in it that the test asks for."""
+    count = len(list(takewhile(lambda slug: f"{slug}_lives_here" in request.fixturenames, RESIDENTS)))
     if request.param == "sqlite":
-        path = tmp_path / "openremedy.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
+        path, keys = request.getfixturevalue("sqlite_houses")(count)
+        residents.update(keys)
+        yield f"sqlite:///{shutil.copy(path, tmp_path / 'openremedy.db')}"
         return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    name = f"test_{uuid.uuid4().hex}"
-    url = server.create_database(name, template=request.getfixturevalue("postgres_template"))
-    yield driver(url)
-    server.drop_database(name)
+    name, keys = request.getfixturevalue("postgres_houses")(count)
+    residents.update(keys)
+    with request.getfixturevalue("shelf").lent(name) as url:
+        yield driver(url)
 
 
 def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
@@ -140,6 +226,32 @@ def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
 
 
 # ---------------------------------------------------------------- the application
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_applications() -> Iterator[None]:
+    """Thousands are made: compile the code of each route once, and let SQLite not wait for the disk.
+
+    What survives a crash is tested on processes of their own, which know nothing of this.
+    """
+    compiled: dict[Any, Any] = {}
+    compile_builder, prepare = Rule._compile_builder, database.prepare
+
+    def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
+        of_what = (rule.rule, tuple(rule._trace), repr(rule.defaults), append_unknown)
+        if of_what not in compiled:
+            compiled[of_what] = compile_builder(rule, append_unknown)
+        return compiled[of_what]
+
+    def prepare_in_haste(engine: Engine) -> None:
+        prepare(engine)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF").close())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", compile_once)
+        patch.setattr(database, "prepare", prepare_in_haste)
+        yield
 
 
 @pytest.fixture
@@ -183,9 +295,9 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def alice(app: Flask) -> Tenant:
+def alice(app: Flask, residents: Keys, alice_lives_here: None) -> Tenant:
     """Alice's tenant, with the starter recipes."""
-    return make_tenant(app, "alice")
+    return at_home(app, "alice", residents)
 
 
 @pytest.fixture
@@ -196,9 +308,14 @@ def bob(app: Flask, alice: Tenant) -> Member:
 
 
 @pytest.fixture
-def charlie(app: Flask) -> Tenant:
+def charlie(app: Flask, residents: Keys, charlie_lives_here: None) -> Tenant:
     """Another tenant, which must see nothing of Alice's."""
-    return make_tenant(app, "charlie")
+    return at_home(app, "charlie", residents)
+
+
+def at_home(app: Flask, slug: str, residents: Keys) -> Tenant:
+    """A tenant who lives here already, else a new one."""
+    return Tenant(app, slug, *residents[slug]) if slug in residents else make_tenant(app, slug)
 
 
 def make_tenant(app: Flask, slug: str) -> Tenant:

@@ -84,6 +84,7 @@ def fired(source: Source, body: Any = FIRING) -> str:
 # ---------------------------------------------------------------- what would come of it
 
 
+@on_sqlite  # a preview stores nothing
 @pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=list(ADAPTERS))
 def test_every_fixture_is_previewed_as_its_expected_file_says(
     alice: Tenant, adapter: native.Adapter, subtests: pytest.Subtests

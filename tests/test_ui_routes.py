@@ -177,25 +177,40 @@ def test_what_is_not_of_the_ui_is_in_the_table_of_the_api(world: World) -> None:
 
 
 @every_route
-def test_each_person_gets_exactly_what_they_may(world: World, endpoint: str) -> None:
+def test_each_person_gets_exactly_what_they_may_and_who_may_not_changes_nothing(world: World, endpoint: str) -> None:
     for name in EVERYBODY:
-        world.rewind()
-        for answer in world.ask(name, endpoint):
-            assert answer.status_code == expected(name, endpoint), (name, answer.text[-1500:])
-            if name == NOBODY and not may(name, endpoint):
-                assert answer.location.startswith("/sign-in")
+        if not may(name, endpoint):
+            for answer in asked_as(name, world, endpoint):
+                assert name != NOBODY or answer.location.startswith("/sign-in")
+    assert _without_strays(world.rows()) == world.as_new
+    for name in EVERYBODY:
+        if may(name, endpoint):
+            asked_as(name, world, endpoint)
+            if endpoint in FORMS:
+                world.rewind()
+
+
+def asked_as(name: str, world: World, endpoint: str) -> list[TestResponse]:
+    """The answers that somebody gets, with the status of the table and what every answer has."""
+    answers = world.ask(name, endpoint)
+    for answer in answers:
+        assert answer.status_code == expected(name, endpoint), (name, answer.text[-1500:])
+        check_headers(answer)
+        if endpoint in PAGES:
+            assert answer.headers["Cache-Control"] == "no-store", f"no cache keeps a page, not that of {name}"
+            assert "Cookie" in answer.headers["Vary"], name
+    return answers
 
 
 @every_route
 def test_a_method_that_a_route_does_not_have_is_refused_and_changes_nothing(world: World, endpoint: str) -> None:
-    before = world.rows()
     for rule in world.rules(endpoint):
         url = url_of(rule, world.cast.things[ADMIN])
         for method in METHODS:
             if not leads_somewhere(world.app, method, url):
                 for name in (NOBODY, SUPERADMIN):
                     assert world.open(name, method, url).status_code == 405, (method, name)
-    assert world.rows() == before
+    assert world.rows() == world.as_new
 
 
 def leads_somewhere(app: Flask, method: str, url: str) -> bool:
@@ -207,24 +222,14 @@ def leads_somewhere(app: Flask, method: str, url: str) -> bool:
     return True
 
 
-@every_route
-def test_who_may_not_changes_nothing(world: World, endpoint: str) -> None:
-    before = world.rows()
-    for name in EVERYBODY:
-        if not may(name, endpoint):
-            world.ask(name, endpoint)
-    assert _without_strays(world.rows()) == before
-
-
 def _without_strays(rows: dict[str, Any]) -> dict[str, Any]:
-    return rows | {"audit_log": [row for row in rows["audit_log"] if "'nothing.found'" not in row]}
+    return rows | {"audit_log": [row for row in rows["audit_log"] if "nothing.found" not in row]}
 
 
 @every_tenant_route
 def test_what_is_alices_is_for_charlie_what_does_not_exist(world: World, endpoint: str) -> None:
     hers, his = world.cast.things[ADMIN], world.cast.things[OUTSIDER]
     nothing = dict.fromkeys(hers, "987654321") | {"incident_id": str(uuid.uuid4()), "delivery_id": str(uuid.uuid4())}
-    before = world.rows()
     # At her address, and her things at his address.
     for mine, unreal in ((hers, nothing), (hers | _place(his), nothing | _place(his))):
         for rule in world.rules(endpoint):
@@ -237,10 +242,10 @@ def test_what_is_alices_is_for_charlie_what_does_not_exist(world: World, endpoin
             assert without_id(real) == without_id(other)
             assert mark(ADMIN) not in real.text
     after = world.rows()
-    assert _without_strays(after) == before
-    strays = [row for row in after["audit_log"] if "'nothing.found'" in row]
+    assert _without_strays(after) == world.as_new
+    strays = [row for row in after["audit_log"] if "nothing.found" in row]
     assert strays
-    assert all(repr(address(OUTSIDER)) in row for row in strays)
+    assert all(address(OUTSIDER) in row for row in strays)
 
 
 def _place(things: dict[str, str]) -> dict[str, str]:
@@ -328,14 +333,6 @@ def test_a_part_of_a_page_tells_a_browser_whose_sign_in_has_ended_to_go_and_sign
                 assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/sign-in")
 
 
-@every_page
-def test_no_cache_keeps_a_page(world: World, endpoint: str) -> None:
-    for name in (who_may(endpoint), NOBODY, OUTSIDER):
-        for answer in world.ask(name, endpoint):
-            assert answer.headers["Cache-Control"] == "no-store"
-            assert "Cookie" in answer.headers["Vary"]
-
-
 # ---------------------------------------------------------------- A29, F17: which credential opens what
 
 
@@ -359,7 +356,7 @@ def test_a_session_opens_neither_the_api_nor_a_webhook(world: World) -> None:
 def test_neither_an_api_token_nor_a_signature_opens_the_ui(world: World, endpoint: str) -> None:
     if endpoint in WHO[ANYONE]:
         return
-    alice, before = world.cast.tenants[ADMIN], world.rows()
+    alice = world.cast.tenants[ADMIN]
     for headers in (
         alice.auth,
         {"X-OpenRemedy-Signature": sign(alice.secret, b"")},
@@ -368,7 +365,7 @@ def test_neither_an_api_token_nor_a_signature_opens_the_ui(world: World, endpoin
         for answer in world.ask(NOBODY, endpoint, headers=headers):
             assert answer.status_code == 302
             assert answer.location.startswith("/sign-in")
-    assert world.rows() == before
+    assert world.rows() == world.as_new
 
 
 def test_without_a_credential_exactly_the_public_routes_answer(world: World) -> None:
@@ -387,8 +384,7 @@ def test_without_a_credential_exactly_the_public_routes_answer(world: World) -> 
 
 
 @every_form
-@pytest.mark.parametrize("token", ["none", "wrong", "of another browser", "of another person"])
-def test_a_form_without_the_token_of_this_browser_changes_nothing(world: World, endpoint: str, token: str) -> None:
+def test_a_form_without_the_token_of_this_browser_changes_nothing(world: World, endpoint: str) -> None:
     name = who_may(endpoint)
     tokens = {
         "none": "",
@@ -396,20 +392,19 @@ def test_a_form_without_the_token_of_this_browser_changes_nothing(world: World, 
         "of another browser": Person.known(world.app, address(ADMIN)).token("/sign-in"),
         "of another person": world.visitors[OUTSIDER].token,
     }
-    before = world.rows()
-    for answer in world.ask(name, endpoint, token=tokens[token]):
-        assert answer.status_code == 400
-        assert "<h1>" in answer.text
-    assert world.rows() == before
+    for which, token in tokens.items():
+        for answer in world.ask(name, endpoint, token=token):
+            assert answer.status_code == 400, which
+            assert "<h1>" in answer.text
+    assert world.rows() == world.as_new
 
 
 @every_form
 def test_a_form_with_the_right_token_changes_something(world: World, endpoint: str) -> None:
-    before, name = world.rows(), who_may(endpoint)
-    name = ADMIN if endpoint in ("ui.sign_out", "ui.sign_out_others") else name
+    name = ADMIN if endpoint in ("ui.sign_out", "ui.sign_out_others") else who_may(endpoint)
     world.ask(name, endpoint)
     if not ROUTES[endpoint].changes_nothing:
-        assert world.rows() != before
+        assert world.rows() != world.as_new
 
 
 def test_reading_changes_nothing(world: World) -> None:
@@ -601,14 +596,6 @@ def test_the_policy_allows_no_inline_script_and_no_frame() -> None:
     assert "unsafe" not in POLICY
 
 
-@every_route
-def test_every_answer_of_the_ui_has_the_headers(world: World, endpoint: str) -> None:
-    for name in (who_may(endpoint), NOBODY, OUTSIDER, SUPERADMIN):
-        world.rewind()
-        for answer in world.ask(name, endpoint):
-            check_headers(answer)
-
-
 @every_page
 def test_no_page_holds_inline_script_style_or_another_host(world: World, endpoint: str) -> None:
     for answer in world.ask(who_may(endpoint), endpoint):
@@ -690,7 +677,14 @@ NONSENSE = [
     *("%00", "--1", "%ED%A0%80", "%FF%FE", "-1", "", "1" + "0" * 30, "9223372036854775808", "1e400", "a" * 5000),
     *("2026-99-99T99:99:99Z", "%27%22%3E%3Cb%3E", "%C2%B2", "..%2F..", "%7B%7B7*7%7D%7D", "[]", "%F0%9F%A6%8A" * 300),
 ]
+# The rest of it is refused by code of ours, which does not know on what database it runs.
+NONSENSE_TO_SQLITE = ["%00", "%ED%A0%80", "1" + "0" * 30, "9223372036854775808", "1e400"]
 MORE_NONSENSE = ["=", "&&&", "%", "%zz", "=%00", "a[]=1&a[b]=2", ";".join(["a=1"] * 200), "x=" + "%00" * 1000]
+
+
+def nonsense(world: World) -> list[str]:
+    """All of it on PostgreSQL, which is the stricter; on SQLite what its driver takes in its own way."""
+    return NONSENSE_TO_SQLITE if world.on_sqlite else NONSENSE
 
 
 class Asked(ImmutableMultiDict[str, str]):
@@ -735,9 +729,9 @@ def names_of(world: World, endpoint: str, asked: set[str]) -> list[str]:
 def test_no_query_breaks_a_page(any_world: World, endpoint: str, asked: set[str]) -> None:
     world, name = any_world, who_may(endpoint)
     names = names_of(world, endpoint, asked)
-    queries = [f"{one}={value}" for one in names for value in NONSENSE]
+    queries = [f"{one}={value}" for one in names for value in nonsense(world)]
     queries += [f"{one}=1&{one}=2&{one}=%00" for one in names] + MORE_NONSENSE
-    queries += ["&".join(f"{one}={value}" for one in names) for value in NONSENSE]
+    queries += ["&".join(f"{one}={value}" for one in names) for value in nonsense(world)]
     for rule in world.rules(endpoint):
         url = url_of(rule, world.cast.things[ADMIN], query=False)
         for query in queries:
@@ -752,7 +746,7 @@ def test_no_value_in_a_url_breaks_a_route(any_world: World, endpoint: str) -> No
     method = "GET" if isinstance(route, Page) else "POST"
     for rule in world.rules(endpoint):
         for part in rule.arguments:
-            for value in filter(None, NONSENSE):
+            for value in filter(None, nonsense(world)):
                 parts = {one: quote(things.get(one, one), safe="") for one in rule.arguments} | {part: value}
                 path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", lambda found: parts[found[1]], rule.rule)  # noqa: B023
                 answer = world.open(name, method, path, world.fields(route, things))
@@ -767,7 +761,7 @@ def test_no_field_breaks_a_form(any_world: World, endpoint: str, asked: set[str]
     for rule in world.rules(endpoint):
         url = url_of(rule, things)
         for one in names:
-            for value in NONSENSE:
+            for value in nonsense(world):
                 fields = {key: quote(text) for key, text in world.fields(route, things).items()} | {one: value}
                 answer = send_raw(world, name, url, fields)
                 # A try-out is a job; no worker is here, so the queue of them is full before long.

@@ -7,13 +7,15 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import Flask
 from rq.job import Job
-from sqlalchemy import Table, select
+from sqlalchemy import Select, Table, select, type_coerce
+from sqlalchemy.types import NullType
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
@@ -111,8 +113,10 @@ class World:
             services().tally.stop()  # from here on it writes when a test says so, not by its clock
         self._kept = folder / "kept.db"
         self._database = app.config["SQLALCHEMY_DATABASE_URI"].removeprefix("sqlite:///")
-        if self._database.startswith("/"):
+        self.on_sqlite = self._database.startswith("/")
+        if self.on_sqlite:
             self._copy(self._database, self._kept)
+        self.as_new = self.rows()
 
     def _visitor(self, name: str) -> Visitor:
         person = Person.known(self.app, address(name))
@@ -150,7 +154,7 @@ class World:
         """Everything in the database, but for when somebody was seen last; what waits in memory is written first."""
         with self.app.app_context():
             services().tally.flush()
-            return {table.name: _rows_of(table) for table in Base.metadata.sorted_tables}
+            return {table.name: _rows_of(_all_of(table)) for table in Base.metadata.sorted_tables}
 
     def rows_of(self, slug: str) -> Rows:
         """The rows of a tenant and whatever belongs to it, as far as keys tell."""
@@ -241,22 +245,26 @@ def expected(name: str, endpoint: str) -> int:
     return 403
 
 
-def _rows_of(table: Table) -> list[tuple[Any, ...]]:
+@cache
+def _all_of(table: Table) -> Select[Any]:
+    """Its rows as the database holds them: to compare them, nobody needs to know what they mean."""
     columns = [column for column in table.c if column.name not in _SEEN.get(table.name, ())]
-    return [tuple(map(repr, row)) for row in db.session.execute(select(*columns).order_by(*table.primary_key))]
+    return select(*(type_coerce(column, NullType()) for column in columns)).order_by(*table.primary_key)
+
+
+def _rows_of(statement: Select[Any]) -> list[tuple[Any, ...]]:
+    return list(map(tuple, db.session.execute(statement)))
 
 
 def _owned(tenant_id: int) -> Iterator[tuple[Table, list[tuple[Any, ...]]]]:
     """Tables of a tenant: by their own column, else by that of what they point to."""
     for table in Base.metadata.sorted_tables:
-        columns = [column for column in table.c if column.name not in _SEEN.get(table.name, ())]
-        statement = select(*columns).order_by(*table.primary_key)
         if "tenant_id" in table.c:
-            yield table, list(map(tuple, db.session.execute(statement.where(table.c.tenant_id == tenant_id))))
+            yield table, _rows_of(_all_of(table).where(table.c.tenant_id == tenant_id))
             continue
         for key in table.foreign_keys:
             if "tenant_id" in key.column.table.c:
                 owner = key.column.table
-                joined = statement.join(owner, key.parent == key.column).where(owner.c.tenant_id == tenant_id)
-                yield table, list(map(tuple, db.session.execute(joined)))
+                joined = _all_of(table).join(owner, key.parent == key.column).where(owner.c.tenant_id == tenant_id)
+                yield table, _rows_of(joined)
                 break

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from browser.ground import Ground, ground_of
-from browser.tabs import LOOKS, WIDE_LIGHT, Look, Tab, launch_options, new_tab
+from browser.tabs import WIDE_LIGHT, Look, Tab, launch_options, new_tab
 from services import RedisServer, missing
 from ui_routes import NOBODY
 
@@ -53,10 +53,3 @@ def browse(browser: Browser, ground: Ground) -> Iterator[Callable[..., Tab]]:
         yield open_tab
         for tab in tabs:
             tab.check()
-
-
-@pytest.fixture(params=LOOKS, ids=lambda look: look.name)
-def look(request: pytest.FixtureRequest) -> Look:
-    """Wide and phone, light and dark."""
-    chosen: Look = request.param
-    return chosen

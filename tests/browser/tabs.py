@@ -96,6 +96,22 @@ class Tab:
                 return
         raise AssertionError(f"no way to {name!r} by keyboard; the focus is on {self.focused()!r}")
 
+    @contextlib.contextmanager
+    def in_the_dark(self) -> Iterator[None]:
+        """The same page to somebody who likes dark colours."""
+        self.page.emulate_media(color_scheme="dark")
+        yield
+        self.page.emulate_media(color_scheme="light")
+
+    @contextlib.contextmanager
+    def as_on_a_phone(self) -> Iterator[None]:
+        """The same page in a window as narrow as a phone's."""
+        before = self.page.viewport_size
+        assert before
+        self.page.set_viewport_size(PHONE)
+        yield
+        self.page.set_viewport_size(before)
+
     # ------------------------------------------------------------ what is noticed
 
     def watch(self) -> None:

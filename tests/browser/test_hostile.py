@@ -14,7 +14,7 @@ from sqlalchemy import select
 from browser import looking
 from browser.ground import Ground, ground_of
 from browser.pages import PAGES, Shown
-from browser.tabs import LOOKS, Look, Tab
+from browser.tabs import Tab
 from hostile import HOSTILE, World, hostile_world
 from openremedy.extensions import db
 from openremedy.models import Delivery, Incident, Tenant
@@ -24,7 +24,6 @@ from ui_routes import ADMIN
 ADAPTERS = ("canonical", "alertmanager", "grafana", "datadog", "pagerduty")
 PLAIN = [text for text in HOSTILE if text.isprintable()]
 Browse = Callable[..., Tab]
-WIDE, PHONE = LOOKS[0], LOOKS[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,16 @@ def _hers() -> int:
     return int(db.session.scalars(select(Tenant.id).where(Tenant.slug == ADMIN)).one())
 
 
-@pytest.mark.parametrize("look", [WIDE, PHONE], ids=lambda look: look.name)
 @pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.name)
-def test_no_page_takes_a_text_for_markup(ground: Ground, browse: Browse, look: Look, shown: Shown) -> None:
-    tab = browse(shown.who, look)
+def test_no_page_takes_a_text_for_markup_and_none_is_wider_than_a_phone_for_it(
+    ground: Ground, browse: Browse, shown: Shown
+) -> None:
+    tab = browse(shown.who)
     for path in shown.paths(ground.app, ground.things):
         tab.open(path, shown.status)
         check(tab)
+        with tab.as_on_a_phone():
+            check(tab)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
