@@ -75,8 +75,12 @@ bench-ui: $(VENV)/installed-dev ## Time the lists, the search and the overview w
 	$(BIN)/python scripts/bench_ui.py
 
 .PHONY: eval
-eval: $(VENV)/installed ## Measure the classifier; BENCHMARK=FOLDER says on what (2 minutes)
+eval: $(VENV)/installed-train ## Measure the classifier; BENCHMARK=FOLDER says on what (5 minutes)
 	$(BIN)/python scripts/eval.py $(BENCHMARK)
+
+.PHONY: train-matcher
+train-matcher: $(VENV)/installed-train ## Learn openremedy/classifier/matcher.json anew, byte for byte; BENCHMARK=FOLDER
+	$(BIN)/python scripts/train_matcher.py --benchmark $(BENCHMARK)
 
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
@@ -91,6 +95,7 @@ screenshots: $(VENV)/installed-dev ## Take pictures of every page; those of the 
 lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, with hashes
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) requirements-train.in -o requirements-train.txt
 
 .PHONY: clean
 clean: ## Remove .venv and caches; never your data
@@ -115,6 +120,11 @@ $(VENV)/installed-dev: $(BIN)/pip requirements.txt requirements-dev.txt
 	@echo "Installing the locked requirements for development into $(VENV): half a minute, once."
 	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-train: $(VENV)/installed requirements-train.txt
+	@echo "Installing what the matcher is trained with into $(VENV): a few seconds, once."
+	$(PIP) install --quiet --require-hashes -r requirements-train.txt
+	@touch $@
 
 $(OIDC)/node_modules/installed: $(OIDC)/package-lock.json
 	@echo "Installing the identity provider of the tests into $(OIDC)/node_modules: a few seconds, once."

@@ -8,7 +8,7 @@ through the translation of its adapter, so that the tiers see what they would se
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from openremedy.adapter import Adapter
 from openremedy.alerts import Alert, IncidentType, parse_alert
 from openremedy.classification import Catalogue, Terms
 from openremedy.classifier import ask_model
-from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index
-from openremedy.classifier.shapes import Answer, Recipe, Subject
+from openremedy.classifier.lexical import Index
+from openremedy.classifier.shapes import Answer, Example, Recipe, Subject
 from openremedy.errors import Invalid, Problem
 from openremedy.evaluation import kinds, lines
 from openremedy.evaluation.comparing import compare
@@ -30,6 +30,7 @@ from openremedy.evaluation.rows import Judged, Prediction, Truth, judged
 from openremedy.evaluation.running import Case, Told, ask_all, costs, tell_all
 from openremedy.intake import ALL_STATUSES
 from openremedy.recipes import RecipeFileError, parse
+from openremedy.registry import type_and_severity
 from openremedy.translation import Translated, fit
 
 Adapters = Mapping[str, Adapter]
@@ -85,8 +86,8 @@ async def _told(wanted: Wanted, cases: Sequence[Case], catalogue: Catalogue, mea
     if model is None:
         raise Invalid(NO_MODEL)
 
-    async def ask(subject: Subject, shortlist: Sequence[Recipe]) -> Answer:
-        return await ask_model(subject, shortlist, model, means.timeout)
+    async def ask(subject: Subject, shortlist: Sequence[Recipe], examples: Sequence[Example]) -> Answer:
+        return await ask_model(subject, shortlist, model, means.timeout, examples=examples)
 
     return await ask_all(cases, catalogue, ask, means.concurrency)
 
@@ -96,8 +97,7 @@ async def _told(wanted: Wanted, cases: Sequence[Case], catalogue: Catalogue, mea
 
 def _catalogue(wanted: Wanted) -> Catalogue:
     recipes = recipes_of(wanted.recipes or _beside(wanted.folder, RECIPES[wanted.variant]))
-    threshold = ANSWER_THRESHOLD if wanted.threshold is None else wanted.threshold
-    return Catalogue(0, recipes, Index(recipes), Terms(threshold=threshold))
+    return Catalogue(0, recipes, Index(recipes), Terms.chosen(True, wanted.threshold, None))
 
 
 def _beside(folder: Path, name: str) -> Path:
@@ -139,40 +139,34 @@ def _cases(wanted: Wanted, adapters: Adapters) -> list[Case]:
     return [Case(row.id, _subject(row, adapters)) for row in rows]
 
 
-def _subject(row: Line, adapters: Adapters) -> Subject | None:
-    alert = _alert(row, "alertmanager", row.object("alert"), adapters)
-    if alert is None:
-        return None
-    return Subject(str(alert.incident_type), alert.hostname, str(alert.severity), alert.evidence, "alertmanager")
-
-
-def _alert(row: Line, tool: str, payload: dict[str, Any], adapters: Adapters) -> Alert | None:
-    """The canonical alert that the door would be given; None for what is no incident."""
+def _subject(row: Line, adapters: Adapters) -> Subject:
     try:
-        return translated(tool, payload, adapters)
+        return subject_of(row.object("alert"), adapters["alertmanager"])
     except Problem as problem:
         raise row.wrong(problem.sentence()) from problem
 
 
-def translated(tool: str, payload: dict[str, Any], adapters: Adapters) -> Alert | None:
-    """One alert of a tool by the first format of its adapter, as a body of its own or in a list of one.
+def subject_of(payload: dict[str, Any], adapter: Adapter) -> Subject:
+    """What the classifier would see of one alert of Alertmanager; of a heartbeat too, which opens no incident.
 
-    None where there is no such adapter, and for what the adapter ignores or refuses. Raises BadBody, Invalid.
+    A heartbeat is known by its name, so it is translated under another one. Raises BadBody, Invalid.
     """
-    adapter = adapters.get(tool)
-    if adapter is None:
-        return None
-    shape = adapter.formats[0]
-    try:
-        reading = native.read(shape, _body(payload), "application/json", {})
-    except Invalid:
-        reading = native.read(shape, _body({"alerts": [payload]}), "application/json", {})
+    alert = _translated(payload, adapter)
+    if alert is None:
+        name = str((payload.get("labels") or {}).get("alertname", ""))
+        alert = _translated({**payload, "labels": {**payload["labels"], "alertname": "-"}}, adapter)
+        if alert is None:
+            raise Invalid("The adapter makes nothing of this alert.")
+        labels = {**alert.evidence.get("labels", {}), "alertname": name}
+        alert = replace(alert, evidence={**alert.evidence, "alertname": name, "labels": labels})
+    return Subject(str(alert.incident_type), alert.hostname, str(alert.severity), alert.evidence, adapter.name)
+
+
+def _translated(payload: dict[str, Any], adapter: Adapter) -> Alert | None:
+    """The canonical alert that the door would be given; None for what the adapter ignores or refuses."""
+    reading = native.read(adapter.formats[0], json.dumps({"alerts": [payload]}).encode(), "application/json", {})
     one = next((one for one in reading.translations if isinstance(one, Translated)), None)
     return parse_alert(fit(one.alert).to_bytes(), ALL_STATUSES)[0] if one else None
-
-
-def _body(payload: dict[str, Any]) -> bytes:
-    return json.dumps(payload).encode()
 
 
 def _truths(wanted: Wanted, cases: Sequence[Case], catalogue: Catalogue) -> list[Truth]:
@@ -207,13 +201,8 @@ def _types(folder: Path, adapters: Adapters) -> list[Kind]:
 
 
 def _kind(row: Line, adapters: Adapters) -> Kind:
-    return Kind(row.id, *kind_of(row, row.text("tool"), row.object("payload"), adapters))
-
-
-def kind_of(row: Line, tool: str, payload: dict[str, Any], adapters: Adapters) -> tuple[str, str | None]:
-    """Incident type and severity of a tool's alert; custom and no severity where it is no incident of ours."""
-    alert = _alert(row, tool, payload, adapters)
-    return (str(alert.incident_type), str(alert.severity)) if alert else (str(IncidentType.CUSTOM), None)
+    told, severity = type_and_severity(adapters, row.text("tool"), row.object("payload"))
+    return Kind(row.id, str(told), None if severity is None else str(severity))
 
 
 def _kind_row(kind: Kind) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estima
 from openremedy.classifier import rules as rule_tier
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.injection import suspicion
-from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index, lexical_answer
+from openremedy.classifier.lexical import Index, lexical_answer
 from openremedy.classifier.objection import objection
 from openremedy.classifier.prompt import PROMPT_VERSION, messages
-from openremedy.classifier.shapes import Answer, Candidate, Citation, Recipe, Subject
+from openremedy.classifier.shapes import ANSWER_THRESHOLD, MODEL_THRESHOLD, Answer, Candidate, Citation, Recipe, Subject
 from openremedy.classifier.verdict import recheck
 from openremedy.examples import examples_of, newest_answer
 from openremedy.ids import new_id
@@ -37,6 +37,7 @@ LEASE_MARGIN = 30  # seconds on top of the model's deadline
 REUSE_HOURS = 24
 SHORTLIST = 12
 RUNNERS_UP = 3
+EXAMPLES = 3  # earlier incidents that a person has answered, in a question to the model
 MODEL_ATTEMPTS = 3  # in vain, until the lexical verdict is left alone
 LONGEST_REST = timedelta(minutes=30)
 CATALOGUES = 200  # tenants whose index a worker keeps
@@ -48,8 +49,19 @@ class Terms:
     """What an admin chose for a tenant; `daily_tokens` None = as the installation has it."""
 
     model_allowed: bool = True
-    threshold: float = ANSWER_THRESHOLD
+    threshold: float = ANSWER_THRESHOLD  # of the lexical tier
+    model_threshold: float = MODEL_THRESHOLD
     daily_tokens: int | None = None
+
+    @classmethod
+    def chosen(cls, model_allowed: bool, threshold: float | None, daily_tokens: int | None) -> "Terms":
+        """An admin's one threshold is that of every tier; without it each has its own."""
+        if threshold is None:
+            return cls(model_allowed, daily_tokens=daily_tokens)
+        return cls(model_allowed, threshold, threshold, daily_tokens)
+
+    def threshold_of(self, answer: Answer) -> float:
+        return self.model_threshold if answer.model else self.threshold
 
     def tokens_a_day(self, installation: int) -> int:
         """The smaller of both limits; 0 = none."""
@@ -296,14 +308,15 @@ class Classifier:
             claims.leave_cause(self._engine, case.claim, case.cause, failed=failed)
 
     async def _ask(self, case: Case, model: Model, shortlist: list[Recipe]) -> Found:
-        reserved = estimate_tokens(messages(case.subject, shortlist, "incident-" + "0" * 24))
+        examples = case.catalogue.index.nearest(case.subject, EXAMPLES)
+        reserved = estimate_tokens(messages(case.subject, shortlist, "incident-" + "0" * 24, examples))
         limit = case.catalogue.terms.tokens_a_day(self._limits.llm_daily_tokens)
         day = claims.reserve_tokens(self._engine, case.tenant_id, reserved, limit)
         if day is None:
             return self._lexical(case, provisional=True, redo_at=claims.next_budget())
         used = 0
         try:
-            answer = await ask_model(case.subject, shortlist, model, self._limits.llm_timeout)
+            answer = await ask_model(case.subject, shortlist, model, self._limits.llm_timeout, examples=examples)
             used = answer.tokens
         except ModelAway as away:
             used = away.tokens
@@ -411,7 +424,7 @@ def terms_of(connection: Connection, tenant_id: int) -> tuple[int, Terms]:
     """The version of a tenant's catalogue and the terms on which its recipes are chosen."""
     columns = (Tenant.catalogue_version, Tenant.model_allowed, Tenant.answer_threshold, Tenant.daily_tokens)
     version, allowed, threshold, tokens = connection.execute(select(*columns).where(Tenant.id == tenant_id)).one()
-    return version, Terms(allowed, ANSWER_THRESHOLD if threshold is None else threshold, tokens)
+    return version, Terms.chosen(allowed, threshold, tokens)
 
 
 def enabled_recipes(connection: Connection, tenant_id: int) -> tuple[Recipe, ...]:
@@ -469,7 +482,7 @@ def _why_human(case: Case, found: Found) -> str | None:
         return f"suspicion of injection: {case.suspicion}"
     if found.answer.recipe is None:
         return "no recipe fits"
-    threshold = case.catalogue.terms.threshold
+    threshold = case.catalogue.terms.threshold_of(found.answer)
     if found.answer.confidence < threshold:
         return f"confidence {found.answer.confidence:.2f} is below {threshold:g}"
     return _objection(case, found.answer)
@@ -480,7 +493,7 @@ def _objection(case: Case, answer: Answer) -> str | None:
     if answer.recipe is None or answer.model is None:
         return None
     ranked = case.catalogue.index.rank(case.subject, SHORTLIST)
-    return objection(answer.recipe, ranked, case.catalogue.terms.threshold)
+    return objection(answer.recipe, ranked)
 
 
 def _entries(incident: Any, found: Found, reason: str | None) -> list[dict[str, Any]]:

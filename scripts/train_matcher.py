@@ -26,18 +26,23 @@ from typing import Any
 import numpy as np
 import yaml
 from scipy.optimize import minimize
+from sklearn.decomposition import TruncatedSVD
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from openremedy.classifier.lexical import (  # noqa: E402
-    CONFIDENCE_FEATURES,
-    FEATURES,
-    Index,
-)
-from openremedy.classifier.shapes import Example, Recipe, Subject  # noqa: E402
+from openremedy.benchmark import recipes_of, subject_of  # noqa: E402
+from openremedy.classifier.lexical import CONFIDENCE_FEATURES, FEATURES, Index  # noqa: E402
+from openremedy.classifier.query import query_of  # noqa: E402
+from openremedy.classifier.shapes import ANSWER_THRESHOLD, Example, Subject  # noqa: E402
+from openremedy.classifier.words import terms_of, words_of  # noqa: E402
+from openremedy.registry import discover  # noqa: E402
+
+ALERTMANAGER = discover()["alertmanager"]
 
 MATCHER = ROOT / "openremedy" / "classifier" / "matcher.json"
 OWN = ROOT / "training" / "incidents.yaml"
@@ -80,46 +85,23 @@ class Rows:
 def benchmark_cases(folder: Path) -> Iterable[tuple[str, Index, list[Case]]]:
     """Per variant the index of its recipes and its alerts."""
     truths = {row["id"]: row for row in _lines(folder / "dev" / "alerts_truth.jsonl")}
-    plain = Index(_benchmark_recipe(row) for row in _lines(folder / "recipes.jsonl"))
-    opaque = Index(_benchmark_recipe(row) for row in _lines(folder / "recipes_opaque.jsonl"))
+    plain, opaque = (Index(recipes_of(folder / name)) for name in ("recipes.jsonl", "recipes_opaque.jsonl"))
     variants = (("named", "named", plain), ("hidden", "hidden", plain), ("blind", "hidden", opaque))
     for variant, alerts, index in variants:
         rows = _lines(folder / "dev" / f"alerts_{alerts}.jsonl")
         yield variant, index, [_benchmark_case(variant, row, truths[row["id"]]) for row in rows]
 
 
-def _benchmark_recipe(row: dict[str, Any]) -> Recipe:
-    when = "\n".join(row.get(name) or "" for name in ("when_to_use", "description", "impact"))
-    return Recipe(row["slug"], row.get("title") or "", when, steps=row.get("mitigation") or "", tags=tuple(row["tags"]))
-
-
 def _benchmark_case(variant: str, row: dict[str, Any], truth: dict[str, Any]) -> Case:
     right = truth["recipe_opaque"] if variant == "blind" and truth["recipe_slug"] else truth["recipe_slug"]
     foreign = truth["basis"] == "hand_crosswalk"
-    return Case(row["id"], variant, truth["family"], truth["kind"], foreign, subject_of_alert(row["alert"]), right)
-
-
-def subject_of_alert(alert: dict[str, Any]) -> Subject:
-    """What the classifier would see of an alert that Alertmanager sends."""
-    from openremedy.benchmark import subject_of  # the real translation
-
-    return subject_of(alert)
+    return Case(
+        row["id"], variant, truth["family"], truth["kind"], foreign, subject_of(row["alert"], ALERTMANAGER), right
+    )
 
 
 def own_cases() -> tuple[str, Index, list[Case]]:
-    index = Index(
-        Recipe(
-            row["slug"],
-            row["title"],
-            row["when"],
-            tuple(row.get("applies_to", ())),
-            {},
-            row["risk"],
-            row["steps"],
-            tuple(row.get("tags", ())),
-        )
-        for row in yaml.safe_load(STARTER.read_text("utf-8"))
-    )
+    index = Index(recipes_of(STARTER))
     rows = yaml.safe_load(OWN.read_text("utf-8"))
     return "own", index, [_own_case(row) for row in rows]
 
@@ -343,14 +325,10 @@ def _named(names: Sequence[str], values: Any) -> dict[str, float]:
     return {name: round(float(value), DECIMALS) + 0.0 for name, value in zip(names, values, strict=True)}
 
 
-def digest_of(files: Iterable[Path]) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 # ---------------------------------------------------------------- the report
 
 
-def report(sets: Sequence[tuple[str, Index, list[Case]]], folder: Path) -> None:
+def report(sets: Sequence[tuple[str, Index, list[Case]]]) -> None:
     """All figures are of families that what is measured had not seen."""
     print(f"Learnt without the families that are measured, {FOLDS} folds; [95 % interval, bootstrap over families].")
     plain = joined([compared(index, cases) for _, index, cases in sets])
@@ -459,13 +437,6 @@ def _print_approaches(sets: Sequence[tuple[str, Index, list[Case]]], rows: Rows,
 
 def _dense(sets: Sequence[tuple[str, Index, list[Case]]], rows: Rows, kind: str) -> Any:
     """Cosines by a library's vectors of the whole texts, for the candidates of each incident."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import normalize
-
-    from openremedy.classifier.query import query_of
-    from openremedy.classifier.words import terms_of, words_of
-
     scores, start = np.zeros(rows.there.shape), 0
     for _, index, cases in sets:
         recipes = list(index.recipes.values())
@@ -491,8 +462,6 @@ def _dense(sets: Sequence[tuple[str, Index, list[Case]]], rows: Rows, kind: str)
 
 def _trees(rows: Rows) -> Any:
     """Gradient boosted trees that tell right candidates from wrong ones by the same features, on unseen families."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     folds, scores = folds_of(rows), np.zeros(rows.there.shape)
     for fold in range(FOLDS):
         seen = taken(rows, (folds != fold) & (rows.right >= 0))
@@ -566,9 +535,12 @@ def main() -> None:
         raise SystemExit(f"There is no benchmark in {chosen.benchmark}; name its folder with --benchmark.")
     sets = [*benchmark_cases(chosen.benchmark), own_cases()]
     if chosen.report:
-        return report(sets, chosen.benchmark)
-    MATCHER.write_text(json.dumps(train(sets), indent=1) + "\n", "utf-8")
-    print(f"{MATCHER.relative_to(ROOT)} {hashlib.sha256(MATCHER.read_bytes()).hexdigest()}")
+        return report(sets)
+    learnt = train(sets)
+    MATCHER.write_text(json.dumps(learnt, indent=1) + "\n", "utf-8")
+    print(f"{MATCHER.relative_to(ROOT)} sha256 {hashlib.sha256(MATCHER.read_bytes()).hexdigest()}")
+    if learnt["threshold"] != ANSWER_THRESHOLD:
+        raise SystemExit(f"ANSWER_THRESHOLD in classifier/shapes.py is {ANSWER_THRESHOLD}: set {learnt['threshold']}.")
     return None
 
 

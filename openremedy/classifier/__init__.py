@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from .masking import mask
 from .pointers import NoSuchPlace, resolve
 from .prompt import CUT, MAX_OUTPUT_TOKENS, Message, messages, prompt_tokens, reprompt, shown_evidence
-from .shapes import Answer, Citation, Completion, Recipe, Subject
+from .shapes import Answer, Citation, Completion, Example, Recipe, Subject
 from .trouble import BadAnswer, ModelAway
 from .verdict import ModelAnswer, parse_answer, response_schema
 
@@ -25,9 +25,10 @@ async def ask_model(
     client: Model,
     deadline_seconds: float,
     nonce: str | None = None,
+    examples: Sequence[Example] = (),
 ) -> Answer:
     """The model's checked answer within the deadline; raises ModelAway or BadAnswer, each with the tokens spent."""
-    question = _Question(subject, shortlist, client, nonce or secrets.token_hex(12))
+    question = _Question(subject, shortlist, client, nonce or secrets.token_hex(12), examples)
     try:
         async with asyncio.timeout(deadline_seconds):
             return await question.answer()
@@ -48,13 +49,15 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 class _Question:
     """One incident put to a model, at most twice, with what it has cost until now."""
 
-    def __init__(self, subject: Subject, shortlist: Sequence[Recipe], client: Model, nonce: str) -> None:
+    def __init__(
+        self, subject: Subject, shortlist: Sequence[Recipe], client: Model, nonce: str, examples: Sequence[Example]
+    ) -> None:
         self._subject = subject
         # In one order: a server that has compiled a schema knows it again.
         self._slugs = sorted(recipe.slug for recipe in shortlist)
         self._client = client
         self._shown = shown_evidence(subject.evidence)
-        self._messages = messages(subject, shortlist, f"incident-{nonce}")
+        self._messages = messages(subject, shortlist, f"incident-{nonce}", examples)
         self._in_flight = False
         self.tokens = 0
         self._latency_ms = 0

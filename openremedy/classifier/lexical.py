@@ -183,22 +183,24 @@ class Index:
             self._memories[scope.slugs] = _Memory(scope, self._examples)
         return self._memories[scope.slugs]
 
-    def rank(self, subject: Subject, limit: int = 12) -> tuple[Match, ...]:
-        """Best first; only recipes that admit the incident's type."""
-        compared = self.compare(subject)
+    def rank(self, subject: Subject, limit: int = 12, without: str = "") -> tuple[Match, ...]:
+        """Best first; only recipes that admit the incident's type. `without`: the id of an example to forget."""
+        compared = self.compare(subject, without)
         return compared.matches(limit) if compared else ()
 
-    def nearest(self, subject: Subject, limit: int) -> list[Example]:
+    def nearest(self, subject: Subject, limit: int, without: str = "") -> list[Example]:
         """The examples most like the incident, none that is hardly like it."""
         memory = self._memory(self._scope(subject.incident_type))
-        cosines = memory.cosines(query_of(subject).terms)
+        cosines = memory.cosines(query_of(subject).terms, without)
         order = sorted(range(len(cosines)), key=lambda place: (-cosines[place], place))[:limit]
         return [memory.examples[place] for place in order if cosines[place] >= _ALIKE]
 
-    def compare(self, subject: Subject) -> "Comparison | None":
+    def compare(self, subject: Subject, without: str = "") -> "Comparison | None":
         """The features behind a ranking; None where no recipe admits the type."""
         scope = self._scope(subject.incident_type)
-        return Comparison(scope, self._memory(scope), query_of(subject), self._matcher) if scope.slugs else None
+        return (
+            Comparison(scope, self._memory(scope), query_of(subject), self._matcher, without) if scope.slugs else None
+        )
 
 
 class _Vectors:
@@ -278,13 +280,14 @@ class _Memory:
         self.examples = [example for example, _ in known]
         self._vectors = _Vectors([terms for _, terms in known], scope.idf, _idf(len(scope.slugs), 0))
 
-    def cosines(self, terms: Iterable[str]) -> list[float]:
-        return self._vectors.cosines(terms)
+    def cosines(self, terms: Iterable[str], without: str = "") -> list[float]:
+        cosines = self._vectors.cosines(terms)
+        return [0.0 if one.id == without else cosine for one, cosine in zip(self.examples, cosines, strict=True)]
 
-    def likeness(self, terms: Iterable[str]) -> tuple[list[float], float]:
+    def likeness(self, terms: Iterable[str], without: str = "") -> tuple[list[float], float]:
         """How like the nearest example is, per recipe and for none. Squared: what is only somewhat alike is nothing."""
         confirmed, denied = [0.0] * len(self._places), 0.0
-        for example, cosine in zip(self.examples, self.cosines(terms), strict=True):
+        for example, cosine in zip(self.examples, self.cosines(terms, without), strict=True):
             if example.recipe is None:
                 denied = max(denied, cosine**2)
             else:
@@ -313,9 +316,9 @@ def _with_concepts(terms: Sequence[str]) -> list[str]:
 class Comparison:
     """One incident against all recipes of a scope."""
 
-    def __init__(self, scope: _Scope, memory: _Memory, query: Query, matcher: Matcher) -> None:
+    def __init__(self, scope: _Scope, memory: _Memory, query: Query, matcher: Matcher, without: str = "") -> None:
         self.scope, self.query, self._matcher = scope, query, matcher
-        self._confirmed, self._denied = memory.likeness(query.terms)
+        self._confirmed, self._denied = memory.likeness(query.terms, without)
         self._columns = self._first_look()
         order = sorted(range(len(scope.slugs)), key=lambda place: (-self._glance(place), place))[:_FIRST_LOOK]
         told = dict(zip(order, self._told(order), strict=True))

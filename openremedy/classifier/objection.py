@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from .shapes import ANSWER_THRESHOLD, Candidate
+from .shapes import Candidate
 
 # A choice with less than this share of the best candidate's confidence has next to no support.
 LEAST_SHARE = 0.05
+SURE = 0.5  # the words are more likely right than not
 
 
-def objection(recipe: str, ranked: Sequence[Candidate], threshold: float = ANSWER_THRESHOLD) -> str | None:
+def objection(recipe: str, ranked: Sequence[Candidate]) -> str | None:
     """Why a person should look at a model's recipe although the model is sure, or None.
 
     `ranked` is the lexical tier's list, best first. Its silence is no objection: where it is not sure of any recipe the
@@ -20,8 +21,7 @@ def objection(recipe: str, ranked: Sequence[Candidate], threshold: float = ANSWE
     best = ranked[0]
     if best.recipe == recipe:
         return None
-    # A tenant that wants surer answers has not asked for fewer objections.
-    if best.confidence >= min(threshold, ANSWER_THRESHOLD):
+    if best.confidence >= SURE:
         return f"the model chose {recipe}, the words say {best.recipe} ({best.confidence:.2f})"
     if support < LEAST_SHARE * best.confidence:
         return f"the model chose {recipe}, for which the words hardly speak"

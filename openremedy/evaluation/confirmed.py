@@ -14,12 +14,13 @@ from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estima
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.lexical import Index
 from openremedy.classifier.prompt import messages
-from openremedy.classifier.shapes import Answer, Recipe, Subject
+from openremedy.classifier.shapes import Answer, Example, Recipe, Subject
 from openremedy.errors import Conflict, Invalid
 from openremedy.evaluation.comparing import compare
 from openremedy.evaluation.figures import figures
 from openremedy.evaluation.rows import Judged, Truth, judged
 from openremedy.evaluation.running import Case, NoBudget, Told, ask_all, costs, tell_all
+from openremedy.examples import examples_of
 from openremedy.incidents import subject_of
 from openremedy.models import Feedback, Incident, table
 
@@ -79,8 +80,7 @@ class Run:
 def answered(engine: Engine, tenant_id: int, limit: int | None = None) -> Answered:
     """Incidents of which a person confirmed or corrected the verdict or said that none fits.
 
-    Alerts of one cause are one family. No tier that is evaluated looks at what people said, so an incident is no help
-    for itself; one that does must leave the incident out that it is asked about.
+    Alerts of one cause are one family. What people said of others is known to the tiers, of the incident itself not.
     """
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
         rows = _rows(connection, tenant_id, limit)
@@ -117,9 +117,10 @@ def catalogue_of(engine: Engine, tenant_id: int, setting: Setting) -> Catalogue:
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
         version, terms = terms_of(connection, tenant_id)
         recipes = enabled_recipes(connection, tenant_id) if setting.recipes is None else setting.recipes
+        examples = examples_of(connection, tenant_id)
     if setting.threshold is not None:
-        terms = replace(terms, threshold=setting.threshold)
-    return Catalogue(version, recipes, Index(recipes), terms)
+        terms = replace(terms, threshold=setting.threshold, model_threshold=setting.threshold)
+    return Catalogue(version, recipes, Index(recipes).remembering(examples), terms)
 
 
 async def run(
@@ -159,15 +160,15 @@ class _Asker:
     means: Means
     terms: Terms
 
-    async def ask(self, subject: Subject, shortlist: Sequence[Recipe]) -> Answer:
-        reserved = estimate_tokens(messages(subject, shortlist, "incident-" + "0" * 24))
+    async def ask(self, subject: Subject, shortlist: Sequence[Recipe], examples: Sequence[Example]) -> Answer:
+        reserved = estimate_tokens(messages(subject, shortlist, "incident-" + "0" * 24, examples))
         limit = self.terms.tokens_a_day(self.means.daily_tokens)
         day = claims.reserve_tokens(self.engine, self.tenant_id, reserved, limit)
         if day is None:
             raise NoBudget
         used = 0
         try:
-            answer = await ask_model(subject, shortlist, self.model, self.means.timeout)
+            answer = await ask_model(subject, shortlist, self.model, self.means.timeout, examples=examples)
             used = answer.tokens
         except (ModelAway, BadAnswer) as trouble:
             used = trouble.tokens

@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openremedy.classification import SHORTLIST, Catalogue
+from openremedy.classification import EXAMPLES, SHORTLIST, Catalogue, Terms
 from openremedy.classifier import BadAnswer, ModelAway
-from openremedy.classifier.lexical import lexical_answer
+from openremedy.classifier.lexical import Match, lexical_answer
 from openremedy.classifier.prompt import PROMPT_VERSION
-from openremedy.classifier.shapes import Answer, Candidate, Recipe, Subject
+from openremedy.classifier.shapes import Answer, Example, Recipe, Subject
 from openremedy.evaluation.figures import latency, rounded
 from openremedy.evaluation.rows import Id, Prediction
 
 # Asks the model; raises ModelAway, BadAnswer, NoBudget.
-Ask = Callable[[Subject, Sequence[Recipe]], Awaitable[Answer]]
+Ask = Callable[[Subject, Sequence[Recipe], Sequence[Example]], Awaitable[Answer]]
 
 WARM_UP = 20  # alerts that are answered once without being counted
 
@@ -50,10 +50,10 @@ def tell(case: Case, catalogue: Catalogue) -> Told:
     if case.subject is None:
         return Told(Prediction(case.id, confidence=1.0, score=0.0), "ignored")
     started = time.perf_counter()
-    ranked = catalogue.index.rank(case.subject, SHORTLIST)
+    ranked = catalogue.index.rank(case.subject, SHORTLIST, without=str(case.id))
     answer = catalogue.by_rules(case.subject) or lexical_answer(case.subject, ranked, catalogue.terms.threshold)
     seconds = time.perf_counter() - started
-    return Told(_prediction(case.id, answer, ranked, catalogue.terms.threshold), answer.tier, seconds)
+    return Told(_prediction(case.id, answer, ranked, catalogue.terms), answer.tier, seconds)
 
 
 def tell_all(cases: Sequence[Case], catalogue: Catalogue, end: float | None = None) -> list[Told]:
@@ -93,13 +93,15 @@ async def _ask(case: Case, catalogue: Catalogue, ask: Ask) -> Told:
     words = tell(case, catalogue)
     if case.subject is None or words.tier == "rule":
         return words
-    ranked = catalogue.index.rank(case.subject, SHORTLIST)
-    shortlist = catalogue.shortlist(case.subject)
+    ranked = catalogue.index.rank(case.subject, SHORTLIST, without=str(case.id))
+    by_slug = {recipe.slug: recipe for recipe in catalogue.recipes}
+    shortlist = [by_slug[one.recipe] for one in ranked]
+    examples = catalogue.index.nearest(case.subject, EXAMPLES, without=str(case.id))
     if not shortlist:
         return words
     started = time.perf_counter()
     try:
-        answer = await ask(case.subject, shortlist)
+        answer = await ask(case.subject, shortlist, examples)
     except ModelAway as away:
         return replace(words, trouble="away", tokens=away.tokens, seconds=time.perf_counter() - started)
     except BadAnswer as bad:
@@ -107,26 +109,25 @@ async def _ask(case: Case, catalogue: Catalogue, ask: Ask) -> Told:
     except NoBudget:
         return replace(words, trouble="no budget")
     seconds = time.perf_counter() - started
-    prediction = _prediction(case.id, answer, ranked, catalogue.terms.threshold)
+    prediction = _prediction(case.id, answer, ranked, catalogue.terms)
     return Told(prediction, answer.tier, seconds, answer.tokens, answer.model)
 
 
-def _prediction(which: Id, answer: Answer, ranked: Sequence[Candidate], threshold: float) -> Prediction:
-    """An answer below the threshold goes to a person: that is an abstention too."""
-    score = round(_best(answer, ranked), 6)
+def _prediction(which: Id, answer: Answer, ranked: Sequence[Match], terms: Terms) -> Prediction:
+    """An answer below the threshold goes to a person: that is an abstention too. Then the confidence is the chance
+    that no recipe fits, which is less than the chance that the best guess is wrong.
+    """
+    none = ranked[0].none if ranked else 1.0
     listed = tuple(dict.fromkeys([*([answer.recipe] if answer.recipe else []), *(one.recipe for one in ranked)]))
-    if answer.recipe and answer.confidence >= threshold:
+    if answer.recipe is None and answer.tier == "model":
+        none = answer.confidence  # it says how sure it is of that
+        score = 1 - none
+    else:
+        score = answer.confidence
+    score = round(score, 6)
+    if answer.recipe and answer.confidence >= terms.threshold_of(answer):
         return Prediction(which, answer.recipe, score, listed, score)
-    return Prediction(which, None, round(1 - score, 6), listed, score)
-
-
-def _best(answer: Answer, ranked: Sequence[Candidate]) -> float:
-    """The chance that the first of the list is right."""
-    if answer.recipe:
-        return answer.confidence
-    if answer.tier == "model":
-        return 1 - answer.confidence  # it says how sure it is that none fits
-    return ranked[0].confidence if ranked else 0.0
+    return Prediction(which, None, round(min(none, 1 - score), 6), listed, score)
 
 
 # ---------------------------------------------------------------- what it took
