@@ -36,7 +36,7 @@ FEATURES = (
     "name_against",  # alternatives on which the incident and the recipe's name contradict each other, negative
     "lead_against",  # the same with the lead
     "confirmed",  # likeness of the nearest incident for which a person chose the recipe
-    "general",  # the recipe is named like the incident's type, which counts the less the more the incident says
+    "general",  # the recipe is named like the type of an incident that says nothing which speaks for another
 )
 CONFIDENCE_FEATURES = (
     *FEATURES,
@@ -337,7 +337,6 @@ class Comparison:
         text = terms_in(query.text)
         told = frozenset(query.everything)
         everything = told | frozenset(query.kind)
-        bareness = 1 / (1 + sum(word in scope.idf for word in told))
         sides = sides_of([*query.said, query.severity])
         own = frozenset(query.kind)
         return {
@@ -351,7 +350,7 @@ class Comparison:
             "name_against": [_against(sides, theirs) for theirs in scope.name_sides],
             "lead_against": [_against(sides, theirs) for theirs in scope.lead_sides],
             "confirmed": self._confirmed,
-            "general": [bareness * any(words and words <= own for words in text.short) for text in scope.texts],
+            "general": [self._general(text, told, own) for text in scope.texts],
         }
 
     def _glance(self, place: int) -> float:
@@ -378,6 +377,12 @@ class Comparison:
             for place in self.scope.holders.get(term, ()):
                 found[place] += weight
         return [mass / whole for mass in found] if whole else found
+
+    def _general(self, text: _Text, told: frozenset[str], own: frozenset[str]) -> float:
+        """1 for a recipe named like the type; less with each word that other recipes know and this one does not."""
+        if not any(words and words <= own for words in text.short):
+            return 0.0
+        return 1 / (1 + sum(word in self.scope.idf and word not in text.whole for word in told))
 
     def _unsaid(self, words: frozenset[str], said: frozenset[str]) -> float:
         return -sum(self.scope.idf[word] for word in words - said) / 10
