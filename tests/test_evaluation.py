@@ -21,13 +21,17 @@ from config import Settings
 from conftest import make_settings
 from openremedy import benchmark, jobs, registry, workers
 from openremedy.benchmark import Wanted
+from openremedy.classification import Catalogue
 from openremedy.classifier.client import ModelClient
+from openremedy.classifier.lexical import Index
+from openremedy.classifier.shapes import Answer, Recipe, Subject
 from openremedy.errors import Invalid
 from openremedy.evaluation import comparing, confirmed, figures, kinds, lines, report
 from openremedy.evaluation.confirmed import Means, Setting
 from openremedy.evaluation.intervals import Resampling, mcnemar, wilson
 from openremedy.evaluation.kinds import Kind
 from openremedy.evaluation.rows import Judged, Prediction, Truth, judged
+from openremedy.evaluation.running import Case, ask_all
 from openremedy.extensions import db
 from openremedy.incidents import subject_of
 from openremedy.models import Incident, TokenUsage, table
@@ -102,10 +106,10 @@ def test_every_share_has_an_interval_around_it() -> None:
 
 
 def test_what_has_one_score_is_named_together_or_not_at_all() -> None:
-    truths = [Truth(number, "disk" if number else None) for number in range(4)]
+    truths = [Truth(number, "disk" if number < 3 else None) for number in range(4)]
     same = [Prediction(number, "disk", 0.9, ("disk",), 0.9) for number in range(4)]
     assert figures.Curves(judged(truths, same)).once()["cov95"] == 0
-    apart = [Prediction(0, "disk", 0.8, ("disk",), 0.8), *same[1:]]
+    apart = [*same[:3], Prediction(3, "disk", 0.8, ("disk",), 0.8)]
     assert figures.Curves(judged(truths, apart)).once()["cov95"] == 1
 
 
@@ -377,14 +381,19 @@ def test_the_written_predictions_give_the_same_figures_again(folder: Path, tmp_p
     assert {name: told[name] for name in again} == again
 
 
-def test_an_alert_is_seen_as_the_service_would_see_it(alice: Tenant, app: Flask) -> None:
+STRANGE = {"labels": {"alertname": "Odd", "instance": "x" * 400}, "annotations": {"summary": "nul \0 and \ud800"}}
+
+
+@pytest.mark.parametrize("alert", [DISK_ALERT, STRANGE], ids=["usual", "strange"])
+def test_an_alert_is_seen_as_the_service_would_see_it(alice: Tenant, app: Flask, alert: dict[str, Any]) -> None:
     """The same alert through the real endpoint and through the folder."""
-    alice.source("alertmanager").alerts({"alerts": [DISK_ALERT]})
+    alice.source("alertmanager").alerts({"alerts": [alert]})
     with app.app_context():
         stored = subject_of(db.session.execute(select(table(Incident))).mappings().one())
-        row = lines.Line(Path("alerts.jsonl"), 1, ALERTS[0])
-        assert benchmark._subject(row, registry.adapters()) == stored
-    assert (stored.incident_type, stored.severity, stored.hostname) == ("disk_full", "critical", "press-07")
+    row = lines.Line(Path("alerts.jsonl"), 1, {"id": "a1", "alert": alert})
+    assert benchmark._subject(row, adapters()) == stored
+    if alert is DISK_ALERT:
+        assert (stored.incident_type, stored.severity, stored.hostname) == ("disk_full", "critical", "press-07")
 
 
 def test_types_of_a_folder_are_told_by_the_adapters(folder: Path) -> None:
@@ -530,6 +539,27 @@ def test_where_the_model_cannot_answer_the_words_do_and_it_is_counted(
     assert (told["tokens"] > 0) == (trouble == "bad answer")
 
 
+def test_an_error_in_one_question_leaves_no_other_in_flight() -> None:
+    """The loop of a worker goes on, and so would the questions."""
+    recipe = Recipe("disk-full", "Disk full", "A disk is full")
+    catalogue = Catalogue(0, (recipe,), Index([recipe]))
+    cases = [Case(number, Subject("disk_full", "web-01", "high", {"title": "Disk full"})) for number in range(3)]
+
+    async def ask(_subject: Subject, _shortlist: Sequence[Recipe]) -> Answer:
+        asked.append(1)
+        await asyncio.sleep(60 if len(asked) < 3 else 0)
+        raise ZeroDivisionError
+
+    async def run() -> int:
+        with pytest.raises(ZeroDivisionError):
+            await ask_all(cases, catalogue, ask, 3)
+        return len(asyncio.all_tasks())
+
+    asked: list[int] = []
+    assert asyncio.run(run()) == 1
+    assert len(asked) == 3
+
+
 def test_a_model_that_says_none_is_as_sure_of_that_as_it_says(stub: StubModel, folder: Path, tmp_path: Path) -> None:
     stub.control({"behaviour": "none"})
     out = tmp_path / "out.jsonl"
@@ -666,8 +696,13 @@ def test_an_incident_whose_right_recipe_is_gone_is_left_out(alice: Tenant, answe
     assert (told["alerts"], told["right_recipe_gone"], told["complete"]) == (2, 1, True)
 
 
-def test_nobody_is_measured_by_another_s_answers(alice: Tenant, charlie: Tenant, answered: dict[str, str]) -> None:
+def test_nobody_is_measured_by_another_s_answers(
+    alice: Tenant, charlie: Tenant, answered: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert evaluate(charlie, Setting())["alerts"] == 0
+    charlie.post(f"/incidents/{_incident(charlie, 'his', 'frobnitz')}/feedback", {"answer": "none"})
+    monkeypatch.setattr(confirmed, "NEWEST", 3)
+    assert evaluate(alice, Setting())["alerts"] == 3, "his newer answer takes none of her places"
 
 
 def test_two_settings_are_compared_on_the_same_incidents(alice: Tenant, answered: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from cast import Tenant
 from openremedy import people, tenants
 from openremedy.audit import COMMAND_LINE
 from openremedy.demo.bodies import fixture
+from openremedy.evaluation_queue import start_evaluation
 from openremedy.extensions import db
 from openremedy.models import Base, LinkPurpose, Role
 from openremedy.recipes import parse
@@ -319,6 +320,11 @@ def _tryout(tenant: Tenant) -> str:
     return start_tryout(services(), tenants.find_tenant(db.session(), tenant.slug).id, spec.slug, spec)
 
 
+def _evaluation(tenant: Tenant) -> str:
+    tenant_id = tenants.find_tenant(db.session(), tenant.slug).id
+    return start_evaluation(services(), tenant_id, {"tier": "lexical", "threshold": None}, None)
+
+
 def _previous_secret(tenant: Tenant) -> str:
     previous = str(tenants.find_tenant(db.session(), tenant.slug).secrets[-1].id)
     db.session.rollback()
@@ -345,6 +351,7 @@ THINGS: dict[str, Callable[[Tenant], str]] = {
     "version": lambda _tenant: "1",
     "newest_version": lambda _tenant: "2",
     "job_id": _tryout,
+    "evaluation_id": _evaluation,
     "alertmanager_source_id": _alertmanager_source,
     "native_incident_id": lambda tenant: str(tenant.incidents(limit=1)[0]["id"]),
     "native_delivery_id": _delivery,

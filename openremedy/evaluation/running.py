@@ -84,8 +84,12 @@ async def ask_all(
             except TimeoutError:
                 return None
 
-    found = await asyncio.gather(*map(one, cases))
-    return [told for told in found if told is not None]
+    try:
+        async with asyncio.TaskGroup() as group:  # whose calls end with it: the loop may be a worker's, and go on
+            calls = [group.create_task(one(case)) for case in cases]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [told for call in calls if (told := call.result()) is not None]
 
 
 async def _ask(case: Case, catalogue: Catalogue, ask: Ask) -> Told:
