@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from operator import mul
@@ -21,7 +21,7 @@ from .query import TYPE_WORDS as TYPE_WORDS
 from .query import Query, query_of, terms_in
 from .shapes import ANSWER_THRESHOLD as ANSWER_THRESHOLD
 from .shapes import Answer, Candidate, Citation, Example, Recipe, Subject
-from .words import concepts_of, grams_of, masked, sides_of, terms_of, words_of
+from .words import concepts_of, grams_of, masked, sides_of, spelled, stem, terms_of, words_of
 
 CITATION_LIMIT = 3
 FEATURES = (
@@ -53,6 +53,7 @@ _LEAD_WORDS, _LEAST_LEAD = 60, 4
 _FIRST_LOOK = 40  # candidates that are compared among themselves
 _FEW, _MANY = 50, 200  # recipes, below and above which the confidence of one kind holds alone
 _SATURATION, _LENGTH = 1.2, 0.5
+_RELATING = ("bm25", "all_covered", "concepts_alike", "confirmed", "general")  # each by itself a reason to look
 _ALIKE = 0.3  # the cosine from which an earlier incident is shown to a model
 _READ_CHARACTERS = 20_000
 _CITED_CHARACTERS = 500
@@ -184,9 +185,14 @@ class Index:
         return self._memories[scope.slugs]
 
     def rank(self, subject: Subject, limit: int = 12, without: str = "") -> tuple[Match, ...]:
-        """Best first; only recipes that admit the incident's type. `without`: the id of an example to forget."""
+        """Best first; only recipes that admit the incident's type and share something with it, or else name its type.
+
+        `without`: the id of an example to forget.
+        """
         compared = self.compare(subject, without)
-        return compared.matches(limit) if compared else ()
+        matches = compared.matches() if compared else ()
+        kept = [match for match in matches if match.confidence > 0 or self.recipes[match.recipe].applies_to]
+        return tuple(kept[:limit])
 
     def nearest(self, subject: Subject, limit: int, without: str = "") -> list[Example]:
         """The examples most like the incident, none that is hardly like it."""
@@ -261,7 +267,7 @@ class _Scope:
         """BM25 of name, name and lead, ready to be summed; `reach` is the most that a term can bring."""
         documents = [Counter(_with_concepts([*terms_of(text.name) * 2, *terms_of(text.lead)])) for text in self.texts]
         lengths = [sum(document.values()) for document in documents]
-        usual = sum(lengths) / len(lengths) or 1.0
+        usual = sum(lengths) / max(len(lengths), 1) or 1.0
         held = Counter(term for document in documents for term in document)
         self.reach = {term: _bm25_idf(len(documents), held[term]) * (_SATURATION + 1) for term in [*self.idf, *held]}
         self.weights: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -394,24 +400,29 @@ class Comparison:
         rarity = {term: max(math.log((len(order) + 0.5) / (count + 0.5)), 0.0) for term, count in held.items()}
         return [_share_of(self.scope.name_terms[place], said, rarity) for place in order]
 
-    def matches(self, limit: int) -> tuple[Match, ...]:
-        best, *others = self.order
+    def matches(self) -> tuple[Match, ...]:
+        """In order; what shares nothing with the incident has the confidence 0."""
+        related = [place for place in self.order if self._related(place)]
+        strange = [Match(self.scope.slugs[place], 0.0) for place in self.order if not self._related(place)]
+        if not related:
+            return tuple(strange)
+        best, *others = related
         titled = bool(self.scope.texts[best].name)
-        right, _, none = self._matcher.chances(self.confidence_features(), len(self.scope.slugs), titled)
+        right, _, none = self._matcher.chances(self.confidence_features(best), len(self.scope.slugs), titled)
         shares = _softmax([self.points[place] for place in others])
-        found = [Match(self.scope.slugs[best], right, self.shared(best), none)]
+        shared = frozenset(self.query.everything) & self.scope.texts[best].whole
+        found = [Match(self.scope.slugs[best], right, shared, none)]
         for place, share in zip(others, shares, strict=True):
             # What is left when neither the best nor none is right; never more than the place above.
             likely = min((1 - right - none) * share, found[-1].confidence)
             found.append(Match(self.scope.slugs[place], likely, none=none))
-        return tuple(found[:limit])
+        return (*found, *strange)
 
-    def shared(self, place: int) -> frozenset[str]:
-        return frozenset(self.query.everything) & self.scope.texts[place].whole
+    def _related(self, place: int) -> bool:
+        return any(self._columns[name][place] for name in _RELATING)
 
-    def confidence_features(self) -> tuple[float, ...]:
-        best = self.order[0]
-        points = [self.points[place] for place in self.order]
+    def confidence_features(self, best: int) -> tuple[float, ...]:
+        points = [self.points[best], *(self.points[place] for place in self.order if place != best)]
         share = _softmax(points)[0]
         said = self.query.said
         unknown = sum(word not in self.scope.idf for word in said) / len(said) if said else 1.0
@@ -461,6 +472,14 @@ def _citations(subject: Subject, words: frozenset[str]) -> tuple[Citation, ...]:
 def _summary(subject: Subject, best: Match | None) -> str:
     if best is None:
         return "No recipe shares enough words with this incident."
-    order = list(dict.fromkeys(query_of(subject).everything))
-    said = ", ".join(sorted(best.words, key=order.index)[:6])
-    return f"The incident and the recipe share the words: {said}."
+    said = list(dict.fromkeys(word for word in _spelled(subject) if stem(word) in best.words))
+    if not said:
+        return "The recipe is the one to begin with for this type of incident."
+    return f"The incident and the recipe share the words: {', '.join(said[:6])}."
+
+
+def _spelled(subject: Subject) -> Iterator[str]:
+    """The incident's words as they stand there."""
+    for pointer, value in scalars(mask(subject.evidence)):
+        yield from spelled(value[:_CITED_CHARACTERS] if isinstance(value, str) else "")
+        yield from spelled(pointer.rpartition("/")[2])

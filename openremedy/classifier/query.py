@@ -28,6 +28,8 @@ _IDENTITY_KEYS = frozenset(
     "instance exported_instance pod namespace node host hostname nodename cluster cluster_id installation pipeline "
     "provider prometheus container endpoint uid id device fingerprint replica ip generator_url severity".split()
 )
+# What a script adds for the reader: a hint at most, and often a name that no recipe knows.
+_DETAIL_KEYS = frozenset("top_process top_processes largest_files".split())
 _PORT_KEYS = frozenset("port dport tcp_port".split())
 _LOW_SHARE = 30  # percent
 _SENTENCE = 3  # words
@@ -153,7 +155,7 @@ def _is_measure(leaf: _Leaf) -> bool:
 def _add_value(query: Query, leaf: _Leaf, words: list[str]) -> None:
     """A sentence, or what a small script puts right into its evidence, is said; a label is only there."""
     sentence = len(words) >= _SENTENCE and " " in str(leaf.value).strip()
-    if leaf.top or sentence:
+    if (leaf.top and leaf.key.lower() not in _DETAIL_KEYS) or sentence:
         _add(query.text, words)
         _add(query.other, words_of(leaf.key))
     else:

@@ -44,8 +44,13 @@ def masked(text: str, names: Iterable[str] = ()) -> str:
 
 def words_of(text: str) -> list[str]:
     """The stems of the words of a text, in order, without those that say nothing."""
+    return [stem(word) for word in spelled(text)]
+
+
+def spelled(text: str) -> Iterator[str]:
+    """The same words in lower case, as they are spelled."""
     found = (word[0].lower() for word in _WORD.finditer(text))
-    return [stem(word) for word in found if _says_something(word)]
+    return (word for word in found if _says_something(word))
 
 
 def _says_something(word: str) -> bool:
