@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from openremedy.models import Feedback, Incident, Verdict, now
+from openremedy.shares import Interval, wilson
 
 DAYS = 30
 
@@ -30,10 +31,18 @@ class Scorecard:
         return sum(self.by_tier.values())
 
     @property
+    def answered(self) -> int:
+        return self.confirmed + self.corrected_away + self.none_fits
+
+    @property
     def precision(self) -> float | None:
         """The share of answers that confirm it; None where nobody has answered."""
-        answered = self.confirmed + self.corrected_away + self.none_fits
-        return self.confirmed / answered if answered else None
+        return self.confirmed / self.answered if self.answered else None
+
+    @property
+    def precision_interval(self) -> Interval | None:
+        """Where that share lies with a chance of 95 % (Wilson): few answers tell little."""
+        return wilson(self.confirmed, self.answered)
 
 
 def scorecards(session: Session, tenant_id: int, days: int = DAYS) -> dict[str, Scorecard]:

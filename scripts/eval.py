@@ -123,7 +123,26 @@ def main() -> int:
             print(f"There is no file {needed}: say where the benchmark is, make eval BENCHMARK=FOLDER", file=sys.stderr)
             return 1
     with tempfile.TemporaryDirectory() as kept:
-        return max([_print(section, benchmark, folder) for section in sections(benchmark, folder, Path(kept))])
+        ended = [_print(section, benchmark, folder) for section in sections(benchmark, folder, Path(kept))]
+    return max([*ended, *(_tell(title, words) for title, words in reports(benchmark, folder))])
+
+
+def reports(benchmark: Path, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What prints figures of its own. The shipped weights have seen the alerts above; these have not."""
+    training = ("scripts/train_matcher.py", "--benchmark", str(benchmark), "--report")
+    yield "Each family by weights that have not seen it, other approaches, and learning from people", training
+    yield "A model that is always right: how often the words object", ("scripts/measure_guards.py", str(folder))
+    if (folder / "types.jsonl").exists():
+        yield "Incident types by half and by step", ("scripts/measure_types.py", str(folder))
+
+
+def _tell(title: str, words: tuple[str, ...]) -> int:
+    print(f"\n{title}\n$ python {shlex.join(words)}", flush=True)
+    done = _run([sys.executable, str(ROOT / words[0]), *words[1:]])
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        print(done.stderr.strip(), file=sys.stderr)
+    return int(done.returncode != 0)
 
 
 def _print(section: Section, benchmark: Path, folder: Path) -> int:

@@ -909,6 +909,12 @@ def test_make_eval_prints_figures_under_their_commands_and_asks_the_scorer(
     script: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "score.py").write_text(SCORER)
+    # Told as they are; they are too long for a test, and training needs libraries of its own.
+    monkeypatch.setattr(script, "reports", lambda *_: [("A report", ("scripts/report.py", "told"))])
+    monkeypatch.setattr(script, "ROOT", folder)
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "report.py").write_text("import sys; print('this is', *sys.argv[1:])")
+    (folder / "wsgi.py").symlink_to(Path(__file__).parents[1] / "wsgi.py")
     monkeypatch.setattr(sys, "argv", ["eval.py", str(folder)])
     assert script.main() == 1, "its scorer says something else of the calibration"
     out = capsys.readouterr().out
@@ -917,6 +923,7 @@ def test_make_eval_prints_figures_under_their_commands_and_asks_the_scorer(
     assert "aim >= 0.95: reached" in out
     assert out.count("score.py says the same of 2 figures, not of ece") == 3
     assert "--predictions" not in out
+    assert "A report\n$ python scripts/report.py told\nthis is told\n" in out
 
 
 def test_make_eval_without_a_benchmark_says_where_to_put_it(

@@ -44,7 +44,7 @@ def test_a_recipe_counts_the_incidents_that_it_is_the_verdict_of_by_tier(alice: 
     last = found[NAMED].last_named
     assert last is not None
     assert before <= last <= now()
-    assert found[NAMED].precision is None, "nobody has answered"
+    assert found[NAMED].precision is found[NAMED].precision_interval is None, "nobody has answered"
 
 
 def test_what_people_say_is_counted_for_both_recipes(alice: Tenant) -> None:
@@ -56,6 +56,7 @@ def test_what_people_say_is_counted_for_both_recipes(alice: Tenant) -> None:
     card = found[NAMED]
     assert (card.confirmed, card.corrected_away, card.none_fits, card.corrected_to) == (1, 1, 1, 0)
     assert card.precision == pytest.approx(1 / 3)
+    assert card.precision_interval == pytest.approx((0.0615, 0.7923), abs=1e-4), "three answers tell little"
     assert card.by_tier == {"rule": 1, "person": 1}, "only verdicts in force are counted"
     assert (found["disk-full"].corrected_to, found["disk-full"].by_tier) == (1, {"person": 1})
     assert found["disk-full"].precision is None, "it was not named there by the classifier"

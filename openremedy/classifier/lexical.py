@@ -1,6 +1,6 @@
 """Tiers 3 and 5: which recipes speak of what an incident says, and how sure that makes us.
 
-Ten features compare an incident with a recipe; their weights, and how their values become a probability, were learnt
+Twelve features compare an incident with a recipe; their weights, and how their values become a probability, were learnt
 from labelled alerts (scripts/train_matcher.py) and stand in matcher.json. docs/classifier.md has the figures.
 """
 
@@ -291,14 +291,14 @@ class _Memory:
         return [0.0 if one.id == without else cosine for one, cosine in zip(self.examples, cosines, strict=True)]
 
     def likeness(self, terms: Iterable[str], without: str = "") -> tuple[list[float], float]:
-        """How like the nearest example is, per recipe and for none. Squared: what is only somewhat alike is nothing."""
+        """How like the nearest example is, per recipe and for none; to the fourth, as somewhat alike is nothing yet."""
         confirmed, denied = [0.0] * len(self._places), 0.0
         for example, cosine in zip(self.examples, self.cosines(terms, without), strict=True):
             if example.recipe is None:
-                denied = max(denied, cosine**2)
+                denied = max(denied, cosine**4)
             else:
                 place = self._places[example.recipe]
-                confirmed[place] = max(confirmed[place], cosine**2)
+                confirmed[place] = max(confirmed[place], cosine**4)
         return confirmed, denied
 
 

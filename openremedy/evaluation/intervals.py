@@ -1,6 +1,5 @@
 """How far a figure may be off by chance: 95 % intervals, and the test of a paired difference. Pure."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -8,21 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import mul
 
-Interval = tuple[float, float]
+from openremedy.shares import Interval as Interval
+from openremedy.shares import wilson as wilson
 
 DRAWS = 1000
-Z = 1.959964  # of the normal distribution, for 95 %
-
-
-def wilson(hits: float, count: int) -> Interval | None:
-    """Of a share of independent cases; https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval"""
-    if not count:
-        return None
-    share, square = hits / count, Z * Z
-    middle = share + square / (2 * count)
-    spread = Z * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    scale = 1 + square / count
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
