@@ -307,6 +307,17 @@ def leave_cause(engine: Engine, held: Claim, cause: str, *, failed: bool) -> Non
         connection.execute(update(leases).where(*mine).values(ended) if failed else delete(leases).where(*mine))
 
 
+def others_ask(engine: Engine, held: Claim) -> bool:
+    """Whether the model is asked just now about another cause of this tenant."""
+    asking = select(CauseLease.cause).where(
+        CauseLease.tenant_id == held.incident["tenant_id"],
+        CauseLease.holder != held.incident["id"],
+        CauseLease.lease_until >= now(),
+    )
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        return connection.execute(asking.limit(1)).first() is not None
+
+
 # ---------------------------------------------------------------- the model
 
 
