@@ -184,9 +184,11 @@ class Classifier:
     async def _work(self, end: float) -> None:
         """Fill every free place at once: a slow call holds up its own place and nobody else's incident."""
         flying: set[asyncio.Task[None]] = set()
+        in_time: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while True:
-                for claim in self._claim(len(flying), time.monotonic() - end):
+                in_time = flying if time.monotonic() < end else in_time & flying
+                for claim in self._claim(len(flying), time.monotonic() - end, ending=not in_time):
                     flying.add(group.create_task(self._one(claim)))
                     # One at a time, because all but the calls is done without a pause: those in flight go on between.
                     await asyncio.sleep(0)
@@ -194,13 +196,17 @@ class Classifier:
                     return
                 _, flying = await asyncio.wait(flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
-    def _claim(self, flying: int, late: float) -> list[Claim]:
-        """What fits into the free places, and into the spare ones if it is of a tenant that has little in hand."""
+    def _claim(self, flying: int, late: float, *, ending: bool) -> list[Claim]:
+        """What fits into the free places, and into the spare ones if it is of a tenant that has little in hand. When
+        the time is over only the latter, and that while calls go on which were begun in time.
+        """
         free = max(self._places - flying, 0) if late < 0 else 0
         claimed = claims.claim(self._engine, free, self._limits.lease, self._tenant_id) if free else []
+        if len(claimed) < free or late >= (0 if ending else SPARE_SECONDS):
+            return claimed
         spare = self._places // SPARE_SHARE
-        left = min(self._places + spare - flying - len(claimed), spare) if late < SPARE_SECONDS else 0
-        if len(claimed) < free or left <= 0:
+        left = min(self._places + spare - flying - len(claimed), spare)
+        if left <= 0:
             return claimed
         return claimed + claims.claim(self._engine, left, self._limits.lease, self._tenant_id, most_in_hand=spare)
 

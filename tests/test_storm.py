@@ -122,7 +122,7 @@ def test_an_answer_for_a_person_is_as_good_for_the_others_of_the_cause(
 @ONLY_SQLITE
 def test_evidence_that_bears_out_nothing_makes_no_further_call_in_a_storm(alice: Tenant, engine: Engine) -> None:
     for host, word in enumerate(NAMES[:20]):
-        put(engine, alice, "aa", host, evidence={"error": f"lost {word}", "alertname": "Fault"})
+        put(engine, alice, "aa", host, evidence={"error": f"lost {word}"})
     classify(engine, model := Model())
     assert model.calls == 1
     assert tiers(engine, alice) == {"model": 1, "lexical": 19}
