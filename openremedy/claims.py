@@ -92,10 +92,12 @@ def _first_of_each_tenant(ready: Sequence[ColumnElement[bool]], limit: int) -> S
     """The first `limit` of every tenant that has any: no more can be claimed, and what stands behind them, however
     many they are, is not read. Both steps walk ix_incidents_pending; SQLite, which has no LATERAL, decides this way.
     """
-    pending = Incident.triage == Triage.PENDING
-    tenants = select(func.min(Incident.tenant_id).label("id")).where(pending).cte("tenants", recursive=True)
-    following = select(func.min(Incident.tenant_id)).where(pending, Incident.tenant_id > tenants.c.id)
-    tenants = tenants.union_all(select(following.scalar_subquery()).where(tenants.c.id.is_not(None)))
+    # Ordered by all of the index, or another that begins with the tenant would be walked past all that is done.
+    pending = select(Incident.tenant_id).where(Incident.triage == Triage.PENDING)
+    pending = pending.order_by(Incident.tenant_id, Incident.id).limit(1)
+    tenants = select(pending.scalar_subquery().label("id")).cte("tenants", recursive=True)
+    following = pending.where(Incident.tenant_id > tenants.c.id).scalar_subquery()
+    tenants = tenants.union_all(select(following).where(tenants.c.id.is_not(None)))
     theirs = select(Incident.id).where(Incident.tenant_id == tenants.c.id, *ready).order_by(Incident.id)
     last = theirs.limit(1).offset(limit - 1).correlate(tenants).scalar_subquery()
     bounds = select(tenants.c.id, func.coalesce(last, LAST_ID).label("last")).subquery()

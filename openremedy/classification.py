@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 PLACES = 64  # incidents in hand at once where there is no model to wait for
 RUN_SECONDS = 20  # a job looks for more work no longer than this; then it queues the next one
+BATCH = 4  # claimed at once: whoever comes in the meantime waits for no more than these to be looked at
 LOOK_SECONDS = 0.25  # between two looks for new work while calls are in flight
 # A share of the places, on top of them, for tenants that have little in hand: slow calls of one do not hold them up.
 SPARE_SHARE = 4
@@ -188,27 +189,28 @@ class Classifier:
         async with asyncio.TaskGroup() as group:
             while True:
                 in_time = flying if time.monotonic() < end else in_time & flying
-                for claim in self._claim(len(flying), time.monotonic() - end, ending=not in_time):
+                claimed = self._claim(len(flying), time.monotonic() - end, ending=not in_time)
+                for claim in claimed:
                     flying.add(group.create_task(self._one(claim)))
                     # One at a time, because all but the calls is done without a pause: those in flight go on between.
                     await asyncio.sleep(0)
                 if not flying:
                     return
-                _, flying = await asyncio.wait(flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                pause = 0 if claimed else LOOK_SECONDS
+                _, flying = await asyncio.wait(flying, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
 
     def _claim(self, flying: int, late: float, *, ending: bool) -> list[Claim]:
         """What fits into the free places, and into the spare ones if it is of a tenant that has little in hand. When
         the time is over only the latter, and that while calls go on which were begun in time.
         """
-        free = max(self._places - flying, 0) if late < 0 else 0
-        claimed = claims.claim(self._engine, free, self._limits.lease, self._tenant_id) if free else []
-        if len(claimed) < free or late >= (0 if ending else SPARE_SECONDS):
-            return claimed
+        free = self._places - flying if late < 0 else 0
+        if free > 0:
+            return claims.claim(self._engine, min(free, BATCH), self._limits.lease, self._tenant_id)
         spare = self._places // SPARE_SHARE
-        left = min(self._places + spare - flying - len(claimed), spare)
-        if left <= 0:
-            return claimed
-        return claimed + claims.claim(self._engine, left, self._limits.lease, self._tenant_id, most_in_hand=spare)
+        left = min(self._places + spare - flying, spare, BATCH)
+        if left <= 0 or late >= (0 if ending else SPARE_SECONDS):
+            return []
+        return claims.claim(self._engine, left, self._limits.lease, self._tenant_id, most_in_hand=spare)
 
     @property
     def _places(self) -> int:
