@@ -82,6 +82,10 @@ eval: $(VENV)/installed-train ## Measure the classifier; BENCHMARK=FOLDER says o
 train-matcher: $(VENV)/installed-train ## Learn openremedy/classifier/matcher.json anew, byte for byte; BENCHMARK=FOLDER
 	$(BIN)/python scripts/train_matcher.py --benchmark $(BENCHMARK)
 
+.PHONY: bench-storm
+bench-storm: $(VENV)/installed-dev ## Send 10,000 alerts of 50 causes through real processes (5 minutes)
+	$(BIN)/python scripts/bench_storm.py --out storm.json
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install

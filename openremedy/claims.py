@@ -10,7 +10,21 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Subquery,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from openremedy.ids import new_id
@@ -24,6 +38,7 @@ LONGEST_PAUSE = 300
 LONGEST_RETRY_AFTER = 600
 CAUSE_PAUSE = timedelta(minutes=5)
 _STATE_ROW = 1
+LAST_ID = literal(uuid.UUID(int=2**128 - 1))  # no id stands behind it
 
 _incidents = table(Incident)
 
@@ -45,30 +60,53 @@ def _upsert(engine: Engine, model: Any) -> Any:
 # ---------------------------------------------------------------- incidents
 
 
-def claim(engine: Engine, limit: int, lease: timedelta, tenant_id: int | None = None) -> list[Claim]:
+def claim(
+    engine: Engine, limit: int, lease: timedelta, tenant_id: int | None = None, most_in_hand: int | None = None
+) -> list[Claim]:
     """Up to `limit` incidents that may be worked on together. What others hold at this moment is left out, so an
     empty list does not mean that nothing waits; `waiting` tells.
 
     A tenant's turn comes later the more of its incidents are being worked on or wait before this one, so whoever
     sends thousands does not hold up the one incident of another. Within a turn the oldest is first. With `tenant_id`
-    only those of this tenant.
+    only those of this tenant; with `most_in_hand` none that would give its tenant more than so many at work.
     """
     moment = now()
+    ready = (*_ready(moment, tenant_id), Incident.attempts < SUSPECT_ATTEMPTS)
+    first = _first_of_each_tenant(ready, limit)
     in_hand = (
         select(Incident.tenant_id, func.count().label("count"))
         .where(Incident.triage == Triage.CLASSIFYING)
         .group_by(Incident.tenant_id)
         .subquery()
     )
-    place = func.row_number().over(partition_by=Incident.tenant_id, order_by=Incident.id)
+    place = func.row_number().over(partition_by=first.c.tenant_id, order_by=first.c.id)
     turn = (place + func.coalesce(in_hand.c.count, 0)).label("turn")
-    queued = (
-        select(Incident.id, turn)
-        .outerjoin(in_hand, in_hand.c.tenant_id == Incident.tenant_id)
-        .where(*_ready(moment, tenant_id), Incident.attempts < SUSPECT_ATTEMPTS)
+    queued = select(first.c.id, turn).outerjoin(in_hand, in_hand.c.tenant_id == first.c.tenant_id).subquery()
+    wanted = select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(limit)
+    if most_in_hand is not None:
+        wanted = wanted.where(queued.c.turn <= most_in_hand)
+    return _claim(engine, wanted, moment, lease)
+
+
+def _first_of_each_tenant(ready: Sequence[ColumnElement[bool]], limit: int) -> Subquery:
+    """The first `limit` of every tenant that has any: no more can be claimed, and what stands behind them, however
+    many they are, is not read. Both steps walk ix_incidents_pending; SQLite, which has no LATERAL, decides this way.
+    """
+    # Ordered by all of the index, or another that begins with the tenant would be walked past all that is done.
+    pending = select(Incident.tenant_id).where(Incident.triage == Triage.PENDING)
+    pending = pending.order_by(Incident.tenant_id, Incident.id).limit(1)
+    tenants = select(pending.scalar_subquery().label("id")).cte("tenants", recursive=True)
+    following = pending.where(Incident.tenant_id > tenants.c.id).scalar_subquery()
+    tenants = tenants.union_all(select(following).where(tenants.c.id.is_not(None)))
+    theirs = select(Incident.id).where(Incident.tenant_id == tenants.c.id, *ready).order_by(Incident.id)
+    last = theirs.limit(1).offset(limit - 1).correlate(tenants).scalar_subquery()
+    bounds = select(tenants.c.id, func.coalesce(last, LAST_ID).label("last")).subquery()
+    return (
+        select(Incident.id, Incident.tenant_id)
+        .join(bounds, (Incident.tenant_id == bounds.c.id) & (Incident.id <= bounds.c.last))
+        .where(*ready)
         .subquery()
     )
-    return _claim(engine, select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(limit), moment, lease)
 
 
 def claim_suspect(engine: Engine, lease: timedelta, tenant_id: int | None = None) -> Claim | None:
@@ -81,19 +119,12 @@ def claim_suspect(engine: Engine, lease: timedelta, tenant_id: int | None = None
 
 def _ready(moment: datetime, tenant_id: int | None) -> tuple[ColumnElement[bool], ...]:
     """What may be claimed: it waits, its pause is over, and nobody asks the model about its cause just now."""
-    asked_about = (
-        select(CauseLease.cause)
-        .where(
-            CauseLease.tenant_id == Incident.tenant_id,
-            CauseLease.cause == Incident.cause,
-            CauseLease.holder != Incident.id,
-            CauseLease.lease_until >= moment,
-        )
-        .exists()
-    )
+    # Not correlated, so that the database looks the leases up once and not for each of many thousands that wait.
+    asked_about = select(CauseLease.tenant_id, CauseLease.cause).where(CauseLease.lease_until >= moment)
+    unasked = or_(Incident.cause.is_(None), tuple_(Incident.tenant_id, Incident.cause).not_in(asked_about))
     due = or_(Incident.retry_at.is_(None), Incident.retry_at <= moment)
     theirs = () if tenant_id is None else (Incident.tenant_id == tenant_id,)
-    return Incident.triage == Triage.PENDING, due, ~asked_about, *theirs
+    return Incident.triage == Triage.PENDING, due, unasked, *theirs
 
 
 def _claim(engine: Engine, wanted: Select[uuid.UUID], moment: datetime, lease: timedelta) -> list[Claim]:
@@ -276,6 +307,17 @@ def leave_cause(engine: Engine, held: Claim, cause: str, *, failed: bool) -> Non
     ended = {"holder": None, "lease_until": moment - timedelta(seconds=1), "failed_until": moment + CAUSE_PAUSE}
     with engine.begin() as connection:
         connection.execute(update(leases).where(*mine).values(ended) if failed else delete(leases).where(*mine))
+
+
+def others_ask(engine: Engine, held: Claim) -> bool:
+    """Whether the model is asked just now about another cause of this tenant."""
+    asking = select(CauseLease.cause).where(
+        CauseLease.tenant_id == held.incident["tenant_id"],
+        CauseLease.holder != held.incident["id"],
+        CauseLease.lease_until >= now(),
+    )
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        return connection.execute(asking.limit(1)).first() is not None
 
 
 # ---------------------------------------------------------------- the model

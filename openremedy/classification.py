@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,14 +12,15 @@ from sqlalchemy import Connection, Engine, insert, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy import claims
+from openremedy.budget import BudgetSpent, Excess, Metered
 from openremedy.claims import Claim, Turn
-from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estimate_tokens
+from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model
 from openremedy.classifier import rules as rule_tier
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.injection import suspicion
 from openremedy.classifier.lexical import Index, lexical_answer
 from openremedy.classifier.objection import objection
-from openremedy.classifier.prompt import PROMPT_VERSION, messages
+from openremedy.classifier.prompt import PROMPT_VERSION
 from openremedy.classifier.shapes import ANSWER_THRESHOLD, MODEL_THRESHOLD, Answer, Candidate, Citation, Recipe, Subject
 from openremedy.classifier.verdict import recheck
 from openremedy.examples import examples_of, newest_answer
@@ -32,9 +33,18 @@ log = structlog.get_logger()
 
 PLACES = 64  # incidents in hand at once where there is no model to wait for
 RUN_SECONDS = 20  # a job looks for more work no longer than this; then it queues the next one
-LOOK_SECONDS = 1  # between two looks for new work while calls are in flight
+BATCH = 4  # claimed at once: whoever comes in the meantime waits for no more than these to be looked at
+LOOK_SECONDS = 0.25  # between two looks for new work while calls are in flight
+# A share of the places, on top of them, for tenants that have little in hand: slow calls of one do not hold them up.
+SPARE_SHARE = 4
+SPARE_SECONDS = 20  # so long after RUN_SECONDS a spare place may still be taken, while the last calls end
+SUSPECT_SECONDS = 1  # in a row for incidents that are looked at alone, while the others wait
 LEASE_MARGIN = 30  # seconds on top of the model's deadline
 REUSE_HOURS = 24
+# An incident whose evidence bears out no earlier verdict about its cause is a question of its own, but of a storm there
+# may be thousands: the model is asked about one cause once in this time (docs/adr/0028).
+CAUSE_REST = timedelta(hours=1)
+EARLIER = 24  # verdicts about a cause that are held against an incident's evidence
 SHORTLIST = 12
 RUNNERS_UP = 3
 EXAMPLES = 3  # earlier incidents that a person has answered, in a question to the model
@@ -158,6 +168,7 @@ class Classifier:
         self._model = model
         self._tenant_id = tenant_id
         self._catalogues: dict[int, Catalogue] = {}
+        self._excess = Excess()
 
     @property
     def model(self) -> Model | None:
@@ -168,8 +179,7 @@ class Classifier:
         """Classify until nothing is pending (False) or the time of a job is over (True: there may be more)."""
         end = time.monotonic() + RUN_SECONDS
         while time.monotonic() < end:
-            while suspect := claims.claim_suspect(self._engine, self._limits.lease, self._tenant_id):
-                await self._one(suspect)
+            await self._suspects(time.monotonic() + SUSPECT_SECONDS)
             await self._work(end)
             if not claims.waiting(self._engine, self._tenant_id):
                 return False
@@ -177,20 +187,42 @@ class Classifier:
             await asyncio.sleep(0.05)
         return True
 
+    async def _suspects(self, end: float) -> None:
+        while time.monotonic() < end and (suspect := self._claim_suspect()):
+            await self._one(suspect)
+
+    def _claim_suspect(self) -> Claim | None:
+        return claims.claim_suspect(self._engine, self._limits.lease, self._tenant_id)
+
     async def _work(self, end: float) -> None:
         """Fill every free place at once: a slow call holds up its own place and nobody else's incident."""
         flying: set[asyncio.Task[None]] = set()
+        in_time: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while True:
-                free = self._places - len(flying) if time.monotonic() < end else 0
-                claimed = claims.claim(self._engine, free, self._limits.lease, self._tenant_id) if free else []
+                in_time = flying if time.monotonic() < end else in_time & flying
+                claimed = self._claim(len(flying), time.monotonic() - end, ending=not in_time)
                 for claim in claimed:
                     flying.add(group.create_task(self._one(claim)))
                     # One at a time, because all but the calls is done without a pause: those in flight go on between.
                     await asyncio.sleep(0)
                 if not flying:
                     return
-                _, flying = await asyncio.wait(flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                pause = 0 if claimed else LOOK_SECONDS
+                _, flying = await asyncio.wait(flying, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+
+    def _claim(self, flying: int, late: float, *, ending: bool) -> list[Claim]:
+        """What fits into the free places, and into the spare ones if it is of a tenant that has little in hand. When
+        the time is over only the latter, and that while calls go on which were begun in time.
+        """
+        free = self._places - flying if late < 0 else 0
+        if free > 0:
+            return claims.claim(self._engine, min(free, BATCH), self._limits.lease, self._tenant_id)
+        spare = self._places // SPARE_SHARE
+        left = min(self._places + spare - flying, spare, BATCH)
+        if left <= 0 or late >= (0 if ending else SPARE_SECONDS):
+            return []
+        return claims.claim(self._engine, left, self._limits.lease, self._tenant_id, most_in_hand=spare)
 
     @property
     def _places(self) -> int:
@@ -250,9 +282,24 @@ class Classifier:
         return None if case.claim.incident["fresh"] else self._reuse(case)
 
     def _reuse(self, case: Case) -> Found | None:
-        """The newest verdict of a model or a person about the same cause, its citations held against this evidence.
+        """The newest verdict of a model or a person about the same cause whose citations this evidence bears out.
+        Where there are verdicts but none fits, the words decide until the model may be asked about this cause again.
+        """
+        earlier = self._earlier(case)
+        for row in earlier:
+            cited = [Citation(one["pointer"], one["value"]) for one in row["citations"]]
+            held = recheck(cited, case.subject.evidence)
+            if held is not None:
+                return Found(_taken_over(row, held))
+        asked = max((row["created_at"] for row in earlier if row["tier"] == "model"), default=None)
+        if asked is None or asked + CAUSE_REST <= now():
+            return None
+        return self._lexical(case, provisional=True, redo_at=asked + CAUSE_REST)
 
-        A verdict of the rule tier is not taken over: its conditions were tried on this incident and did not hold.
+    def _earlier(self, case: Case) -> Sequence[Any]:
+        """Verdicts that may be taken over, newest first.
+
+        Not those of the rule tier: its conditions were tried on this incident and did not hold.
         """
         same_model = (Verdict.prompt_version == PROMPT_VERSION) & (Verdict.model_version == self._limits.model_name)
         statement = (
@@ -266,14 +313,10 @@ class Classifier:
                 or_(Verdict.tier == "person", same_model),
             )
             .order_by(Verdict.id.desc())
-            .limit(1)
+            .limit(EARLIER)
         )
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
-            row = connection.execute(statement).mappings().first()
-        if row is None:
-            return None
-        held = recheck([Citation(one["pointer"], one["value"]) for one in row["citations"]], case.subject.evidence)
-        return None if held is None else Found(_taken_over(row, held))
+            return connection.execute(statement).mappings().all()
 
     # ------------------------------------------------------------ tier 4, with 5 behind it
 
@@ -309,27 +352,25 @@ class Classifier:
 
     async def _ask(self, case: Case, model: Model, shortlist: list[Recipe]) -> Found:
         examples = case.catalogue.index.nearest(case.subject, EXAMPLES)
-        reserved = estimate_tokens(messages(case.subject, shortlist, "incident-" + "0" * 24, examples))
         limit = case.catalogue.terms.tokens_a_day(self._limits.llm_daily_tokens)
-        day = claims.reserve_tokens(self._engine, case.tenant_id, reserved, limit)
-        if day is None:
-            return self._lexical(case, provisional=True, redo_at=claims.next_budget())
-        used = 0
+        paid = Metered(self._engine, model, case.tenant_id, limit, self._excess)
         try:
-            answer = await ask_model(case.subject, shortlist, model, self._limits.llm_timeout, examples=examples)
-            used = answer.tokens
+            answer = await ask_model(case.subject, shortlist, paid, self._limits.llm_timeout, examples=examples)
+        except BudgetSpent:
+            return self._lexical(case, provisional=True, redo_at=self._budget_again(case))
         except ModelAway as away:
-            used = away.tokens
             return self._after_away(case, away)
         except BadAnswer as bad:
-            used = bad.tokens
             log.warning("model.bad_answer", incident=str(case.claim.incident["id"]), problem=bad.problem[:200])
             return replace(self._in_vain(case), cause_failed=True)
-        finally:
-            claims.correct_tokens(self._engine, case.tenant_id, day, used - reserved)
         claims.model_answered(self._engine)
         runners_up = [one for one in self._ranked(case) if one.recipe != answer.recipe][:RUNNERS_UP]
         return Found(replace(answer, runners_up=tuple(runners_up)), reusable=True)
+
+    def _budget_again(self, case: Case) -> datetime:
+        """Tomorrow, or when the calls in flight have ended: they cost less than was reserved for them."""
+        tomorrow = claims.next_budget()
+        return min(tomorrow, now() + self._limits.lease) if claims.others_ask(self._engine, case.claim) else tomorrow
 
     def _after_away(self, case: Case, away: ModelAway) -> Found:
         """Redone when the model is back. One that was asked about before rests longer, for it may be the very

@@ -3,7 +3,9 @@
 Alice owns the tenant `alice`, Bob is a responder there, Charlie owns another tenant and must see nothing of hers.
 """
 
+import base64
 import dataclasses
+import hashlib
 import shutil
 import sqlite3
 import sys
@@ -17,7 +19,6 @@ from typing import Any
 import flask_migrate
 import pytest
 from argon2 import PasswordHasher
-from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event
@@ -41,7 +42,8 @@ from services import PostgresServer, RedisServer, postgres, redis, report_not_ru
 from stack import Stack
 
 ROOT = Path(__file__).parent.parent
-ENCRYPTION_KEY = Fernet.generate_key().decode()
+# Always the same: this module may be imported twice, by pytest and by a test, and both must read the same secrets.
+ENCRYPTION_KEY = base64.urlsafe_b64encode(hashlib.sha256(b"tests").digest()).decode()
 NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens there: every test without a Redis of its own runs without one
 
 

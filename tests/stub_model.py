@@ -51,7 +51,9 @@ class StubModel:
         self._server.serve_forever()
 
     def control(self, wanted: dict[str, Any]) -> None:
-        """Keys: behaviour, delay (s), retry_after (text), recipe (slug), reset (true: forget the counts)."""
+        """Keys: behaviour, delay (s), retry_after (text), recipe (slug), prompt_tokens (that it tells of each call),
+        reset (true: forget the counts).
+        """
         behaviour = wanted.get("behaviour", self.behaviours or ["good"])
         chosen = [behaviour] if isinstance(behaviour, str) else list(behaviour)
         unknown = [name for name in chosen if name not in BEHAVIOURS]
@@ -160,7 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_json({"error": {"message": message, "type": "invalid_request_error"}}, status, **headers)
 
     def send_chat(self, content: str | None, finish: str = "stop", usage: bool = True, **message: Any) -> None:
-        self.send_json(chat_body(content, finish, usage, **message))
+        body = chat_body(content, finish, usage, **message)
+        if usage and "prompt_tokens" in self.server.stub.options:
+            prompt = int(self.server.stub.options["prompt_tokens"])
+            body["usage"] |= {"prompt_tokens": prompt, "total_tokens": prompt + body["usage"]["completion_tokens"]}
+        self.send_json(body)
 
 
 def chat_body(content: str | None, finish: str = "stop", usage: bool = True, **message: Any) -> dict[str, Any]:

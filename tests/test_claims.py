@@ -135,6 +135,44 @@ def test_places_are_shared_by_turns(engine: Engine) -> None:
     assert sorted(claimed.count(tenant) for tenant in set(claimed)) == [2, 5, 5]
 
 
+def test_a_place_for_tenants_with_little_in_hand_is_not_for_the_noisy_one(engine: Engine) -> None:
+    put(engine, "alice", 100)
+    claims.claim(engine, 16, LEASE)
+    assert claims.claim(engine, 4, LEASE, most_in_hand=4) == []
+    charlies = put(engine, "charlie", 6)
+    assert sorted(ids(claims.claim(engine, 8, LEASE, most_in_hand=4))) == charlies[:4]
+    assert claims.claim(engine, 4, LEASE, most_in_hand=4) == []
+
+
+def test_every_tenant_has_its_turn_before_any_has_two(engine: Engine) -> None:
+    for number in range(12):
+        put(engine, f"tenant-{number}", 5)
+    put(engine, "noisy", 500)
+    claimed = [one.incident["tenant_id"] for one in claims.claim(engine, 13, LEASE)]
+    assert len(set(claimed)) == 13
+
+
+def test_what_rests_or_waits_before_it_does_not_hide_what_is_ready(engine: Engine) -> None:
+    put(engine, "alice", 20, retry_at=now() + timedelta(minutes=1))
+    put(engine, "alice", 20, cause="cause")
+    ready = put(engine, "alice", 3)
+    with engine.begin() as connection:
+        lease = {"cause": "cause", "holder": new_id(), "lease_until": now() + LEASE}
+        tenant = connection.execute(select(TenantRow.id).where(TenantRow.slug == "alice")).scalar_one()
+        connection.execute(insert(CauseLease).values(tenant_id=tenant, **lease))
+    assert ids(claims.claim(engine, 2, LEASE)) == ready[:2]
+    assert ids(claims.claim(engine, 2, LEASE)) == ready[2:]
+    assert not claims.waiting(engine)
+
+
+def test_a_cause_that_is_asked_about_for_one_tenant_is_free_for_another(engine: Engine) -> None:
+    put(engine, "alice", 2, cause="cause")
+    first, _ = claims.claim(engine, 2, LEASE)
+    take(engine, first)
+    charlies = put(engine, "charlie", cause="cause")
+    assert ids(claims.claim(engine, 2, LEASE)) == charlies
+
+
 def test_the_oldest_of_a_tenant_comes_first(engine: Engine) -> None:
     put_first, put_later = put(engine, "alice"), put(engine, "alice")
     assert ids(claims.claim(engine, 1, LEASE)) == put_first

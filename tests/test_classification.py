@@ -15,12 +15,14 @@ from sqlalchemy import Engine, func, select, update
 
 from cast import DISK_FULL, Tenant
 from openremedy import audit, claims, cookbook
-from openremedy.classification import MODEL_ATTEMPTS, Classifier, Limits
-from openremedy.classifier import BadAnswer, Model, ModelAway, estimate_tokens
+from openremedy.budget import most_tokens
+from openremedy.classification import CAUSE_REST, MODEL_ATTEMPTS, Classifier, Limits
+from openremedy.classifier import BadAnswer, Model, ModelAway
 from openremedy.classifier.client import ModelClient
 from openremedy.classifier.prompt import PROMPT_VERSION
 from openremedy.classifier.prompt import messages as prompt
 from openremedy.classifier.shapes import Completion
+from openremedy.classifier.verdict import response_schema
 from openremedy.extensions import db
 from openremedy.incidents import subject_of
 from openremedy.models import CauseLease, Incident, ModelState, Recipe, TokenUsage, Verdict, now
@@ -281,13 +283,45 @@ def test_a_recipe_that_is_disabled_while_the_model_thinks_is_not_named(app: Flas
 
 
 def test_a_verdict_is_not_taken_over_where_its_citations_do_not_hold(app: Flask, alice: Tenant) -> None:
-    body = {"hostname": "web-01", "incident_type": "service_down"}
-    alice.alert(body, evidence={"error": "certificate has expired", "service_name": "shop"})
-    model = FakeModel({"citations": [{"pointer": "/error", "value": "certificate has expired"}]}, {})
+    model = FakeModel()
+    fail_with(alice, "certificate has expired")
     classify(app, model)
-    alice.alert(body, hostname="web-02", evidence={"error": "out of memory", "service_name": "shop"})
+    fail_with(alice, "out of memory")
+    classify(app, model)
+    verdict = alice.incidents()[0]["verdict"]
+    assert (model.calls, verdict["tier"], verdict["provisional"]) == (1, "lexical", True)
+    write(app, update(Verdict).values(created_at=now() - CAUSE_REST))
+    pass_time(app)
     classify(app, model)
     assert model.calls == 2
+    assert [one["verdict"]["tier"] for one in alice.incidents()] == ["model", "model"]
+
+
+def fail_with(alice: Tenant, error: str) -> None:
+    """A new incident of one cause; the stand-in of the model cites the error."""
+    number = len(alice.incidents(limit=200))
+    body = {"incident_type": "service_down", "evidence": {"error": error, "service_name": "shop"}}
+    alice.alert(body, hostname=f"web-{number}")
+
+
+def test_of_several_verdicts_about_a_cause_the_one_that_fits_is_taken_over(app: Flask, alice: Tenant) -> None:
+    model = FakeModel({"summary": "The certificate."}, {"summary": "The memory."})
+    errors = ("certificate has expired", "out of memory")
+    for error in errors:
+        fail_with(alice, error)
+        classify(app, model)
+        write(app, update(Verdict).values(created_at=now() - CAUSE_REST))
+        pass_time(app)
+        classify(app, model)
+    for error in errors * 2:
+        fail_with(alice, error)
+    classify(app, model)
+    newest = alice.incidents()[:4]
+    assert model.calls == 2
+    assert [(one["verdict"]["tier"], one["verdict"]["summary"]) for one in reversed(newest)] == [
+        ("reuse", "The certificate."),
+        ("reuse", "The memory."),
+    ] * 2
 
 
 def test_a_verdict_is_taken_over_for_a_day(app: Flask, alice: Tenant) -> None:
@@ -520,7 +554,16 @@ def test_the_daily_budget_holds_at_any_concurrency_and_counts_what_was_really_us
     assert len(waiting) == len(WORDS) - 3
     assert all(one["verdict"]["provisional"] for one in waiting)
     assert read(app, select(TokenUsage.tokens)) == 3 * 120
-    assert read(app, select(func.min(Incident.retry_at))) == claims.next_budget()
+    soon = read(app, select(func.max(Incident.retry_at))) - now()
+    assert soon < timedelta(minutes=1), "calls in flight cost less than was reserved: the others are tried again then"
+
+
+def test_what_the_spent_budget_leaves_is_asked_about_tomorrow(app: Flask, alice: Tenant) -> None:
+    alice.alert()
+    classify(app, model := FakeModel(), llm_daily_tokens=100)
+    assert model.calls == 0
+    assert (only(alice)["verdict"]["tier"], only(alice)["verdict"]["provisional"]) == ("lexical", True)
+    assert read(app, select(Incident.retry_at)) == claims.next_budget()
 
 
 def cost_of_one(app: Flask, alice: Tenant) -> int:
@@ -531,7 +574,8 @@ def cost_of_one(app: Flask, alice: Tenant) -> int:
     costs = []
     for row in rows:
         shortlist = room._catalogue(row["tenant_id"]).shortlist(subject_of(row))
-        costs.append(estimate_tokens(prompt(subject_of(row), shortlist, "incident-" + "0" * 24)))
+        schema = response_schema([recipe.slug for recipe in shortlist])
+        costs.append(most_tokens(prompt(subject_of(row), shortlist, "incident-" + "0" * 24), schema))
     return max(costs)
 
 

@@ -15,7 +15,9 @@ _BOILERPLATE = re.compile(
 )
 _URL = re.compile(r"\bhttps?://[^\s\"'<>)]+")
 # `web-6b8c5d7f4-kq8mz`: kube's generated suffixes have no vowels; `host:port`; addresses.
-_POD = re.compile(r"(?<![\w-])[a-z][a-z0-9]*(?:-[a-z0-9]+)*-(?:[a-f0-9]{8,10}-[a-z0-9]{5}|[bcdfghjklmnpqrstvwxz2456789]{5})\b")
+_POD = re.compile(
+    r"(?<![\w-])[a-z][a-z0-9]*(?:-[a-z0-9]+)*-(?:[a-f0-9]{8,10}-[a-z0-9]{5}|[bcdfghjklmnpqrstvwxz2456789]{5})\b"
+)
 _HOST = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|(?<![\w.-])[\w.-]{1,253}+:\d{2,5}\b")
 # camelCase, snake_case and units apart; PostgreSQL, MySQL, RabbitMQ are one word each.
 _WORD = re.compile(

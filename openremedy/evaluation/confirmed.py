@@ -1,6 +1,5 @@
 """The classifier on a tenant's own incidents that people have answered. Nothing is stored but the tokens it costs."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 
-from openremedy import claims
+from openremedy.budget import BudgetSpent, Excess, Metered
 from openremedy.classification import Catalogue, Terms, enabled_recipes, terms_of
-from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model, estimate_tokens
+from openremedy.classifier import Model, ask_model
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.lexical import Index
-from openremedy.classifier.prompt import messages
 from openremedy.classifier.shapes import Answer, Example, Recipe, Subject
 from openremedy.errors import Conflict, Invalid
 from openremedy.evaluation.comparing import compare
@@ -161,24 +159,12 @@ class _Asker:
     terms: Terms
 
     async def ask(self, subject: Subject, shortlist: Sequence[Recipe], examples: Sequence[Example]) -> Answer:
-        reserved = estimate_tokens(messages(subject, shortlist, "incident-" + "0" * 24, examples))
         limit = self.terms.tokens_a_day(self.means.daily_tokens)
-        day = claims.reserve_tokens(self.engine, self.tenant_id, reserved, limit)
-        if day is None:
-            raise NoBudget
-        used = 0
+        paid = Metered(self.engine, self.model, self.tenant_id, limit, Excess())
         try:
-            answer = await ask_model(subject, shortlist, self.model, self.means.timeout, examples=examples)
-            used = answer.tokens
-        except (ModelAway, BadAnswer) as trouble:
-            used = trouble.tokens
-            raise
-        except asyncio.CancelledError:
-            used = reserved  # cut off: it may have been answered and charged for
-            raise
-        finally:
-            claims.correct_tokens(self.engine, self.tenant_id, day, used - reserved)
-        return answer
+            return await ask_model(subject, shortlist, paid, self.means.timeout, examples=examples)
+        except BudgetSpent as spent:
+            raise NoBudget from spent
 
 
 # ---------------------------------------------------------------- while somebody waits
