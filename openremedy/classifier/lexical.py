@@ -176,7 +176,8 @@ class Index:
         """The recipes that admit the type. What is rare is counted among them: every disk recipe says "disk"."""
         slugs = tuple(slug for slug, recipe in self.recipes.items() if recipe.admits(incident_type))
         if slugs not in self._scopes:
-            self._scopes[slugs] = _Scope(slugs, [self._texts[slug] for slug in slugs])
+            typed = sum(bool(self.recipes[slug].applies_to) for slug in slugs) * 2 > len(slugs)
+            self._scopes[slugs] = _Scope(slugs, [self._texts[slug] for slug in slugs], typed)
         return self._scopes[slugs]
 
     def _memory(self, scope: "_Scope") -> "_Memory":
@@ -243,7 +244,9 @@ class _Vectors:
 class _Scope:
     """Recipes that are weighed against each other, with all that can be known before the incident."""
 
-    def __init__(self, slugs: tuple[str, ...], texts: Sequence[_Text]) -> None:
+    def __init__(self, slugs: tuple[str, ...], texts: Sequence[_Text], typed: bool) -> None:
+        """`typed`: most of them were chosen by the incident's type."""
+        self.typed = typed
         self.slugs = slugs
         self.texts = texts
         self.holders: dict[str, list[int]] = defaultdict(list)
@@ -323,7 +326,8 @@ class Comparison:
     """One incident against all recipes of a scope."""
 
     def __init__(self, scope: _Scope, memory: _Memory, query: Query, matcher: Matcher, without: str = "") -> None:
-        self.scope, self.query, self._matcher = scope, query, matcher
+        self.scope, self._matcher = scope, matcher
+        self.query = query.beyond_type() if scope.typed else query
         self._confirmed, self._denied = memory.likeness(query.terms, without)
         self._columns = self._first_look()
         order = sorted(range(len(scope.slugs)), key=lambda place: (-self._glance(place), place))[:_FIRST_LOOK]

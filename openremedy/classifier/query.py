@@ -56,6 +56,15 @@ class Query:
     kind: list[str]
     severity: str  # "critical" or "warning", as recipes tell two stages of one trouble apart
 
+    def beyond_type(self) -> "Query":
+        """Without the words of the incident's type: among recipes for that type they tell nothing."""
+        own = frozenset(self.kind)
+        name, text, expression, other = (
+            [kept for words in part if (kept := [word for word in words if word not in own])]
+            for part in (self.name, self.text, self.expression, self.other)
+        )
+        return Query(name, text, expression, other, self.kind, self.severity)
+
     @property
     def said(self) -> list[str]:
         """What the sender put into words: name, sentences and metrics."""
