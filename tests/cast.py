@@ -20,7 +20,7 @@ from openremedy.services import services
 DISK_FULL = {
     "hostname": "web-01",
     "incident_type": "disk_full",
-    "evidence": {"disk_usage_percent": 94, "mount": "/var", "largest_files": ["/var/log/app.log"]},
+    "evidence": {"disk_usage_percent": 94, "mount": "/var", "largest_files": ["/var/app/a.bin 4G"]},
 }
 
 

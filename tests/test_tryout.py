@@ -19,6 +19,7 @@ from cast import Tenant
 from config import Settings
 from conftest import make_settings
 from openremedy import cookbook, errands, tryout, tryout_queue
+from openremedy.classifier.shapes import ANSWER_THRESHOLD
 from openremedy.errands import State
 from openremedy.errors import Unavailable
 from openremedy.extensions import db
@@ -73,7 +74,7 @@ def test_a_new_recipe_gains_the_incidents_that_it_fits(alice: Tenant) -> None:
 def test_it_says_which_tiers_it_knows_and_which_it_leaves_out(alice: Tenant) -> None:
     found = try_out(alice, "own", OWN)
     assert (found["tiers"], found["left_out"]) == (("rule", "lexical"), ("reuse", "model"))
-    assert (found["threshold"], found["complete"], found["incidents"]) == (0.5, True, [])
+    assert (found["threshold"], found["complete"], found["incidents"]) == (ANSWER_THRESHOLD, True, [])
 
 
 def test_a_rule_that_is_added_takes_an_incident_over(alice: Tenant) -> None:
