@@ -40,7 +40,6 @@ FEATURES = (
 )
 CONFIDENCE_FEATURES = (
     *FEATURES,
-    "denied",  # likeness of the nearest incident of which a person said that none fits
     "share",  # log-odds of the best among the candidates
     "lead",  # its points over those of the next
     "points",
@@ -54,6 +53,8 @@ _FIRST_LOOK = 40  # candidates that are compared among themselves
 _FEW, _MANY = 50, 200  # recipes, below and above which the confidence of one kind holds alone
 _SATURATION, _LENGTH = 1.2, 0.5
 _RELATING = ("bm25", "all_covered", "concepts_alike", "confirmed", "general")  # each by itself a reason to look
+MOSTLY = 0.5  # the sway from which what people chose comes first
+_ALMOST = 0.7
 _ALIKE = 0.3  # the cosine from which an earlier incident is shown to a model
 _READ_CHARACTERS = 20_000
 _CITED_CHARACTERS = 500
@@ -336,11 +337,9 @@ class Comparison:
             place: tuple(told[place] if name == "name_told" else self._columns[name][place] for name in FEATURES)
             for place in order
         }
-        self.points = {
-            place: sum(weight * value for weight, value in zip(matcher.weights, values, strict=True))
-            for place, values in self.features.items()
-        }
-        self.order = sorted(order, key=lambda place: (-self.points[place], place))
+        self.points = {place: sum(map(mul, matcher.weights, values)) for place, values in self.features.items()}
+        # What people chose for what is mostly the same comes first, whatever the words say.
+        self.order = sorted(order, key=lambda place: (self.sway(place) <= MOSTLY, -self.points[place], place))
 
     def _first_look(self) -> dict[str, list[float]]:
         scope, query = self.scope, self.query
@@ -366,7 +365,7 @@ class Comparison:
     def _glance(self, place: int) -> float:
         """A first order, without weights, so that they can be learnt from what it lets through."""
         columns = self._columns
-        return sum(
+        return 9 * columns["confirmed"][place] + sum(
             columns[name][place]
             for name in ("bm25", "text_covered", "all_covered", "name_alike", "spelled_alike", "confirmed", "general")
         )
@@ -412,7 +411,8 @@ class Comparison:
             return tuple(strange)
         best, *others = related
         titled = bool(self.scope.texts[best].name)
-        right, _, none = self._matcher.chances(self.confidence_features(best), len(self.scope.slugs), titled)
+        chances = self._matcher.chances(self.confidence_features(best), len(self.scope.slugs), titled)
+        right, _, none = swayed(chances, self.sway(best))
         shares = _softmax([self.points[place] for place in others])
         shared = frozenset(self.query.everything) & self.scope.texts[best].whole
         found = [Match(self.scope.slugs[best], right, shared, none)]
@@ -425,6 +425,12 @@ class Comparison:
     def _related(self, place: int) -> bool:
         return any(self._columns[name][place] for name in _RELATING)
 
+    def sway(self, place: int) -> float:
+        """How much what people said speaks for a recipe (up to 1) or against it (down to -1): the nearest counts."""
+        others = max((likeness for at, likeness in enumerate(self._confirmed) if at != place), default=0.0)
+        against = max(self._denied, others)
+        return _certainty(self._confirmed[place]) - _certainty(against)
+
     def confidence_features(self, best: int) -> tuple[float, ...]:
         points = [self.points[best], *(self.points[place] for place in self.order if place != best)]
         share = _softmax(points)[0]
@@ -433,7 +439,23 @@ class Comparison:
         lead = points[0] - points[1] if len(points) > 1 else points[0]
         odds = math.log(max(share, 1e-6) / max(1 - share, 1e-6))
         flags = (float(bool(self.query.name)), unknown, float(bool(self.query.kind)))
-        return (*self.features[best], self._denied, odds, lead, points[0], *flags)
+        return (*self.features[best], odds, lead, points[0], *flags)
+
+
+def _certainty(likeness: float) -> float:
+    """From what is almost the same on, up to 1 for the same: alerts that differ in a word have other recipes."""
+    return max(0.0, (likeness - _ALMOST) / (1 - _ALMOST))
+
+
+def swayed(chances: Sequence[float], sway: float) -> tuple[float, float, float]:
+    """The chances of right, wrong and none after what people said of incidents like this one.
+
+    Not learnt: the training alerts are answered by nobody twice, and an answer has to count.
+    """
+    right, wrong, none = chances
+    if sway >= 0:
+        return right + (1 - right) * sway, wrong * (1 - sway), none * (1 - sway)
+    return right * (1 + sway), wrong, none - right * sway
 
 
 def _against(mine: Mapping[int, frozenset[int]], theirs: Mapping[int, frozenset[int]]) -> float:

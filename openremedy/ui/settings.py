@@ -8,7 +8,7 @@ from flask import flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from openremedy import doctor, tenants
-from openremedy.classifier.shapes import ANSWER_THRESHOLD
+from openremedy.classifier.shapes import ANSWER_THRESHOLD, MODEL_THRESHOLD
 from openremedy.client_examples import examples
 from openremedy.errors import Conflict, Forbidden, Invalid, Problem, RateLimited
 from openremedy.extensions import db
@@ -51,6 +51,7 @@ def settings_page(
         examples=examples(services().settings.public_url, g.here.slug),
         tokens_today=tenants.tokens_today(db.session(), g.here.id),
         answer_threshold=ANSWER_THRESHOLD,
+        model_threshold=MODEL_THRESHOLD,
         lowest_threshold=LOWEST_THRESHOLD,
         model_host=doctor.host_of_model(services().settings),
         installation=services().settings,
