@@ -35,12 +35,12 @@ BEST_PRACTICE: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"cpu-high", "runaway-process"},
     ),
     "memory_high": (
-        {"memory_percent": 96, "total_mb": 16000, "used_mb": 15400, "top_process": "java"},
-        {"memory-high", "jvm-memory"},
+        {"memory_percent": 96, "total_mb": 16000, "used_mb": 15400, "top_process": "python3"},
+        {"memory-high"},
     ),
     "service_down": (
-        {"service_name": "billing", "service_active": False, "error": "Main process exited", "exit_code": 1},
-        {"service-down", "systemd-unit-failed"},
+        {"service_name": "billing", "service_active": False, "error": "exit-code", "exit_code": 1},
+        {"service-down"},
     ),
     "port_unavailable": ({"port": 9000, "port_open": False, "expected_service": "billing"}, {"port-unavailable"}),
     "custom": (

@@ -344,8 +344,8 @@ class Comparison:
     def _first_look(self) -> dict[str, list[float]]:
         scope, query = self.scope, self.query
         text = terms_in(query.text)
-        told = frozenset(query.everything)
-        everything = told | frozenset(query.kind)
+        said = frozenset(query.said)
+        everything = frozenset(query.everything) | frozenset(query.kind)
         sides = sides_of([*query.said, query.severity])
         own = frozenset(query.kind)
         return {
@@ -359,7 +359,7 @@ class Comparison:
             "name_against": [_against(sides, theirs) for theirs in scope.name_sides],
             "lead_against": [_against(sides, theirs) for theirs in scope.lead_sides],
             "confirmed": self._confirmed,
-            "general": [self._general(text, told, own) for text in scope.texts],
+            "general": [self._general(text, said, own) for text in scope.texts],
         }
 
     def _glance(self, place: int) -> float:
@@ -387,11 +387,11 @@ class Comparison:
                 found[place] += weight
         return [mass / whole for mass in found] if whole else found
 
-    def _general(self, text: _Text, told: frozenset[str], own: frozenset[str]) -> float:
+    def _general(self, text: _Text, said: frozenset[str], own: frozenset[str]) -> float:
         """1 for a recipe named like the type; less with each word that other recipes know and this one does not."""
         if not any(words and words <= own for words in text.short):
             return 0.0
-        return 1 / (1 + sum(word in self.scope.idf and word not in text.whole for word in told))
+        return 1 / (1 + sum(word in self.scope.idf and word not in text.whole for word in said))
 
     def _unsaid(self, words: frozenset[str], said: frozenset[str]) -> float:
         return -sum(self.scope.idf[word] for word in words - said) / 10

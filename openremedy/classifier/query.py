@@ -166,7 +166,9 @@ def _is_measure(leaf: _Leaf) -> bool:
 def _add_value(query: Query, leaf: _Leaf, words: list[str]) -> None:
     """A sentence, or what a small script puts right into its evidence, is said; a label is only there."""
     sentence = len(words) >= _SENTENCE and " " in str(leaf.value).strip()
-    if (leaf.top and leaf.key.lower() not in _DETAIL_KEYS) or sentence:
+    if leaf.key.lower() in _DETAIL_KEYS:
+        _add(query.other, words)
+    elif leaf.top or sentence:
         _add(query.text, words)
         _add(query.other, words_of(leaf.key))
     else:
