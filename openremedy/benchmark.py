@@ -70,7 +70,7 @@ async def evaluate(wanted: Wanted, adapters: Adapters, means: Means) -> dict[str
     return {
         "variant": wanted.variant,
         "tier": wanted.tier,
-        "threshold": catalogue.terms.threshold,
+        "threshold": catalogue.terms.threshold_for(wanted.tier),
         "recipes": len(catalogue.recipes),
         "index_ms": round(built * 1000, 2),
         **(figures(judged(truths, found)) if truths else {"alerts": len(found)}),

@@ -23,7 +23,7 @@ from openremedy.classifier.objection import objection
 from openremedy.classifier.prompt import PROMPT_VERSION
 from openremedy.classifier.shapes import ANSWER_THRESHOLD, MODEL_THRESHOLD, Answer, Candidate, Citation, Recipe, Subject
 from openremedy.classifier.verdict import recheck
-from openremedy.examples import examples_of, newest_answer
+from openremedy.examples import Answers, answers_of, examples_of
 from openremedy.ids import new_id
 from openremedy.incidents import subject_of
 from openremedy.models import Recipe as RecipeRow
@@ -71,7 +71,10 @@ class Terms:
         return cls(model_allowed, threshold, threshold, daily_tokens)
 
     def threshold_of(self, answer: Answer) -> float:
-        return self.model_threshold if answer.model else self.threshold
+        return self.threshold_for("lexical" if answer.model is None else "model")
+
+    def threshold_for(self, tier: str) -> float:
+        return self.model_threshold if tier == "model" else self.threshold
 
     def tokens_a_day(self, installation: int) -> int:
         """The smaller of both limits; 0 = none."""
@@ -86,7 +89,7 @@ class Catalogue:
     recipes: tuple[Recipe, ...]
     index: Index
     terms: Terms = Terms()
-    answered: int = 0  # the newest answer of a person that the index knows
+    answered: Answers = (0, 0)  # the answers of people that the index knows
 
     def shortlist(self, subject: Subject) -> list[Recipe]:
         """The recipes a model may choose from, best first."""
@@ -260,13 +263,13 @@ class Classifier:
     def _catalogue(self, tenant_id: int) -> Catalogue:
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
             version, terms = terms_of(connection, tenant_id)
-            answered = newest_answer(connection, tenant_id)
+            answered = answers_of(connection, tenant_id)
             known = self._catalogues.get(tenant_id)
             if known and (known.version, known.answered) == (version, answered):
                 return known if known.terms == terms else replace(known, terms=terms)
             current = known and known.version == version
             recipes = known.recipes if known and current else enabled_recipes(connection, tenant_id)
-            examples = examples_of(connection, tenant_id) if answered else ()
+            examples = examples_of(connection, tenant_id) if answered[1] else ()
         index = (known.index if known and current else Index(recipes)).remembering(examples)
         while len(self._catalogues) >= CATALOGUES:
             del self._catalogues[next(iter(self._catalogues))]

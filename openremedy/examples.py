@@ -4,18 +4,27 @@ from sqlalchemy import Connection, func, select
 
 from openremedy.classifier.shapes import Example
 from openremedy.incidents import subject_of
-from openremedy.models import Feedback, Incident, table
+from openremedy.models import Feedback, Incident, Recipe, table
 
 MOST = 500  # the newest answers of a tenant; what was right a thousand incidents ago may be so no more
 
 
-def newest_answer(connection: Connection, tenant_id: int) -> int:
-    """Grows with every answer; 0 before the first. An incident that retention deletes takes its answers along."""
-    return connection.execute(select(func.max(Feedback.id)).where(Feedback.tenant_id == tenant_id)).scalar() or 0
+Answers = tuple[int, int]
+
+
+def answers_of(connection: Connection, tenant_id: int) -> Answers:
+    """The newest one's id and their number: differs when one was given, and when retention took some along."""
+    counted = select(func.coalesce(func.max(Feedback.id), 0), func.count()).where(Feedback.tenant_id == tenant_id)
+    newest, number = connection.execute(counted).one()
+    return newest, number
 
 
 def examples_of(connection: Connection, tenant_id: int) -> tuple[Example, ...]:
-    """The newest answer about each of the incidents that were answered last, newest first."""
+    """The newest answer about each of the incidents that were answered last, newest first.
+
+    That none fits was said of the recipes as they were: it counts no more once one was added or changed.
+    """
+    changed = select(func.max(Recipe.updated_at)).where(Recipe.tenant_id == tenant_id).scalar_subquery()
     last = (
         select(func.max(Feedback.id).label("id"))
         .where(Feedback.tenant_id == tenant_id)
@@ -28,7 +37,7 @@ def examples_of(connection: Connection, tenant_id: int) -> tuple[Example, ...]:
         select(table(Incident), Feedback.recipe.label("answer"))
         .join(Feedback, Feedback.incident_id == Incident.id)
         .join(last, last.c.id == Feedback.id)
-        .where(Incident.tenant_id == tenant_id)
+        .where(Incident.tenant_id == tenant_id, Feedback.recipe.is_not(None) | (Feedback.created_at > changed))
         .order_by(Feedback.id.desc())
     )
     rows = connection.execute(statement).mappings()

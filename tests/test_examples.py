@@ -14,7 +14,7 @@ from sqlalchemy import delete, update
 from cast import Tenant
 from openremedy.classification import Classifier, Limits
 from openremedy.classifier.shapes import Completion
-from openremedy.examples import examples_of, newest_answer
+from openremedy.examples import answers_of, examples_of
 from openremedy.extensions import db
 from openremedy.models import Feedback, Incident, now
 
@@ -95,7 +95,7 @@ def test_what_one_tenant_says_changes_nothing_for_another(
     with app.app_context(), db.engine.connect() as connection:
         tenants = connection.execute(db.text("SELECT id FROM tenants WHERE slug = 'charlie'")).scalar_one()
         assert examples_of(connection, tenants) == ()
-        assert newest_answer(connection, tenants) == 0
+        assert answers_of(connection, tenants) == (0, 0)
 
 
 @ON_ONE

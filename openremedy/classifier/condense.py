@@ -25,12 +25,12 @@ _BLOB = re.compile(r"(?<![A-Za-z0-9+/_=-])[A-Za-z0-9+/_-]{80,}+={0,2}")
 _IS_HTML = re.compile(
     r"(?i)</(?:html|head|body|div|p|table|tr|td|th|ul|ol|li|span|a|b|strong|em|pre|code|h[1-6])\s{0,9}>"
 )
-_UNSEEN = re.compile(r"(?is)<(script|style)\b[^<>]{0,500}+>(?:[^<]++|<(?!/\1))*+(?:</\1\s{0,9}>|\Z)")
+_UNSEEN = re.compile(r"(?is)<(script|style)\b[^<>]{0,500}+>(?:[^<]++|<(?!/\1))*+(?:</\1\s{0,9}>?|\Z)")
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]{0,4000}+>")
 _SPACES = re.compile(r"[ \t\r\f\v]{2,}+")
 _EMPTY_LINES = re.compile(r"\n\s++")
 # Times, numbers, addresses and ids are what differs between two lines that say the same.
-_VARIES = re.compile(r"[0-9a-fA-F]*[0-9][0-9a-fA-F:.,Z-]*")
+_VARIES = re.compile(r"(?<![a-fA-F])[a-fA-F]*+[0-9][0-9a-fA-F:.,Z-]*")
 
 
 def condense(value: Any) -> Any:

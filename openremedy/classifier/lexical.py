@@ -11,10 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import mul
 from pathlib import Path
 from typing import Any
 
+from .injection import suspicion
 from .masking import mask
 from .pointers import scalars
 from .query import TYPE_WORDS as TYPE_WORDS
@@ -55,6 +57,7 @@ _SATURATION, _LENGTH = 1.2, 0.5
 _RELATING = ("bm25", "all_covered", "concepts_alike", "confirmed", "general")  # each by itself a reason to look
 MOSTLY = 0.5  # the sway from which what people chose comes first
 _ALMOST = 0.7
+_LEAST_TERMS = 3  # with fewer everything is alike
 _ALIKE = 0.3  # the cosine from which an earlier incident is shown to a model
 _READ_CHARACTERS = 20_000
 _CITED_CHARACTERS = 500
@@ -163,13 +166,17 @@ class Index:
         self._matcher = matcher
         self._texts = {slug: _Text.of(recipe) for slug, recipe in self.recipes.items()}
         self._scopes: dict[tuple[str, ...], _Scope] = {}
-        self._examples: Sequence[tuple[Example, list[str]]] = ()
-        self._memories: dict[tuple[str, ...], _Memory] = {}
+        self._remembered: Mapping[str, _Remembered] = {}
+        self._memories: dict[str, _Memory] = {}
 
     def remembering(self, examples: Iterable[Example]) -> "Index":
         """The same recipes with other examples; what is known of the recipes is shared."""
         index = copy(self)
-        index._examples = [(example, query_of(example.subject).terms) for example in examples]
+        known = self._remembered
+        index._remembered = {
+            one.id: known[one.id] if one.id in known and known[one.id].example == one else _Remembered.of(one)
+            for one in examples
+        }
         index._memories = {}
         return index
 
@@ -181,10 +188,11 @@ class Index:
             self._scopes[slugs] = _Scope(slugs, [self._texts[slug] for slug in slugs], typed)
         return self._scopes[slugs]
 
-    def _memory(self, scope: "_Scope") -> "_Memory":
-        if scope.slugs not in self._memories:
-            self._memories[scope.slugs] = _Memory(scope, self._examples)
-        return self._memories[scope.slugs]
+    def _memory(self, incident_type: str) -> "_Memory":
+        if incident_type not in self._memories:
+            alike = [one for one in self._remembered.values() if one.example.subject.incident_type == incident_type]
+            self._memories[incident_type] = _Memory(self._scope(incident_type), alike)
+        return self._memories[incident_type]
 
     def rank(self, subject: Subject, limit: int = 12, without: str = "") -> tuple[Match, ...]:
         """Best first; only recipes that admit the incident's type and share something with it, or else name its type.
@@ -198,17 +206,21 @@ class Index:
 
     def nearest(self, subject: Subject, limit: int, without: str = "") -> list[Example]:
         """The examples most like the incident, none that is hardly like it."""
-        memory = self._memory(self._scope(subject.incident_type))
+        memory = self._memory(subject.incident_type)
         cosines = memory.cosines(query_of(subject).terms, without)
-        order = sorted(range(len(cosines)), key=lambda place: (-cosines[place], place))[:limit]
-        return [memory.examples[place] for place in order if cosines[place] >= _ALIKE]
+        order = sorted(range(len(cosines)), key=lambda place: (-cosines[place], place))[: limit * 3]
+        near = (memory.known[place].example for place in order if cosines[place] >= _ALIKE)
+        # What may talk to a model does not speak in the questions of honest incidents.
+        return list(islice((example for example in near if not suspicion(example.subject)), limit))
 
     def compare(self, subject: Subject, without: str = "") -> "Comparison | None":
         """The features behind a ranking; None where no recipe admits the type."""
         scope = self._scope(subject.incident_type)
-        return (
-            Comparison(scope, self._memory(scope), query_of(subject), self._matcher, without) if scope.slugs else None
-        )
+        if not scope.slugs:
+            return None
+        query = query_of(subject)
+        likeness = self._memory(subject.incident_type).likeness(query.terms, _trouble_of(subject, query), without)
+        return Comparison(scope, likeness, query, self._matcher)
 
 
 class _Vectors:
@@ -281,29 +293,69 @@ class _Scope:
                 self.weights[term].append((place, self.reach[term] * count / (count + norm)))
 
 
+@dataclass(frozen=True)
+class _Remembered:
+    """An example, its terms, and what has to be the same for two incidents to be about one thing."""
+
+    example: Example
+    terms: list[str]
+    trouble: "_Trouble"
+
+    @classmethod
+    def of(cls, example: Example) -> "_Remembered":
+        query = query_of(example.subject)
+        return cls(example, query.terms, _trouble_of(example.subject, query))
+
+
+# Type, name, and the mount, port or service.
+_Trouble = tuple[str, frozenset[str], tuple[str, ...]]
+
+
+def _trouble_of(subject: Subject, query: Query) -> _Trouble:
+    things = tuple(str(subject.evidence.get(key, "")) for key in ("mount", "port", "service_name", "service"))
+    return subject.incident_type, frozenset(word for words in query.name for word in words), things
+
+
 class _Memory:
-    """What people said of earlier incidents, for the recipes of a scope."""
+    """What people said of earlier incidents of a type, for the recipes of its scope."""
 
-    def __init__(self, scope: _Scope, examples: Sequence[tuple[Example, list[str]]]) -> None:
+    def __init__(self, scope: _Scope, remembered: Sequence[_Remembered]) -> None:
         self._places = {slug: place for place, slug in enumerate(scope.slugs)}
-        known = [(example, terms) for example, terms in examples if example.recipe in (None, *scope.slugs)]
-        self.examples = [example for example, _ in known]
-        self._vectors = _Vectors([terms for _, terms in known], scope.idf, _idf(len(scope.slugs), 0))
+        self.known = [one for one in remembered if one.example.recipe in (None, *scope.slugs)]
+        self._vectors = _Vectors([one.terms for one in self.known], scope.idf, _idf(len(scope.slugs), 0))
 
-    def cosines(self, terms: Iterable[str], without: str = "") -> list[float]:
+    def cosines(self, terms: Sequence[str], without: str = "") -> list[float]:
+        """Of each known example; 0 where too little is said to be alike, and for the one to be forgotten."""
+        if len(set(terms)) < _LEAST_TERMS:
+            return [0.0] * len(self.known)
         cosines = self._vectors.cosines(terms)
-        return [0.0 if one.id == without else cosine for one, cosine in zip(self.examples, cosines, strict=True)]
+        return [
+            0.0 if one.example.id == without or len(set(one.terms)) < _LEAST_TERMS else cosine
+            for one, cosine in zip(self.known, cosines, strict=True)
+        ]
 
-    def likeness(self, terms: Iterable[str], without: str = "") -> tuple[list[float], float]:
-        """How like the nearest example is, per recipe and for none; to the fourth, as somewhat alike is nothing yet."""
-        confirmed, denied = [0.0] * len(self._places), 0.0
-        for example, cosine in zip(self.examples, self.cosines(terms, without), strict=True):
-            if example.recipe is None:
-                denied = max(denied, cosine**4)
-            else:
-                place = self._places[example.recipe]
-                confirmed[place] = max(confirmed[place], cosine**4)
-        return confirmed, denied
+    def likeness(self, terms: Sequence[str], trouble: _Trouble, without: str = "") -> "_Likeness":
+        """To the fourth, as somewhat alike is nothing yet."""
+        found = _Likeness([0.0] * len(self._places), [0.0] * len(self._places))
+        for one, cosine in zip(self.known, self.cosines(terms, without), strict=True):
+            same = one.trouble == trouble
+            if one.example.recipe is None:
+                found.denied = max(found.denied, cosine**4 if same else 0.0)
+                continue
+            place = self._places[one.example.recipe]
+            found.confirmed[place] = max(found.confirmed[place], cosine**4)
+            if same:
+                found.same[place] = max(found.same[place], cosine**4)
+        return found
+
+
+@dataclass
+class _Likeness:
+    """Per recipe to the nearest incident for which people chose it, and to the nearest about the same trouble."""
+
+    confirmed: list[float]
+    same: list[float]
+    denied: float = 0.0  # to the nearest about the same trouble that none fitted
 
 
 def _idf(documents: int, holders: int) -> float:
@@ -326,10 +378,10 @@ def _with_concepts(terms: Sequence[str]) -> list[str]:
 class Comparison:
     """One incident against all recipes of a scope."""
 
-    def __init__(self, scope: _Scope, memory: _Memory, query: Query, matcher: Matcher, without: str = "") -> None:
+    def __init__(self, scope: _Scope, likeness: _Likeness, query: Query, matcher: Matcher) -> None:
         self.scope, self._matcher = scope, matcher
         self.query = query.beyond_type() if scope.typed else query
-        self._confirmed, self._denied = memory.likeness(query.terms, without)
+        self._likeness = likeness
         self._columns = self._first_look()
         order = sorted(range(len(scope.slugs)), key=lambda place: (-self._glance(place), place))[:_FIRST_LOOK]
         told = dict(zip(order, self._told(order), strict=True))
@@ -358,7 +410,7 @@ class Comparison:
             "spelled_alike": scope.spelling.cosines(grams_of([word for words in query.text for word in words])),
             "name_against": [_against(sides, theirs) for theirs in scope.name_sides],
             "lead_against": [_against(sides, theirs) for theirs in scope.lead_sides],
-            "confirmed": self._confirmed,
+            "confirmed": self._likeness.confirmed,
             "general": [self._general(text, said, own) for text in scope.texts],
         }
 
@@ -418,7 +470,7 @@ class Comparison:
         found = [Match(self.scope.slugs[best], right, shared, none)]
         for place, share in zip(others, shares, strict=True):
             # What is left when neither the best nor none is right; never more than the place above.
-            likely = min((1 - right - none) * share, found[-1].confidence)
+            likely = min(max(1 - right - none, 0.0) * share, found[-1].confidence)
             found.append(Match(self.scope.slugs[place], likely, none=none))
         return (*found, *strange)
 
@@ -427,9 +479,9 @@ class Comparison:
 
     def sway(self, place: int) -> float:
         """How much what people said speaks for a recipe (up to 1) or against it (down to -1): the nearest counts."""
-        others = max((likeness for at, likeness in enumerate(self._confirmed) if at != place), default=0.0)
-        against = max(self._denied, others)
-        return _certainty(self._confirmed[place]) - _certainty(against)
+        same = self._likeness.same
+        others = max((likeness for at, likeness in enumerate(same) if at != place), default=0.0)
+        return _certainty(same[place]) - _certainty(max(self._likeness.denied, others))
 
     def confidence_features(self, best: int) -> tuple[float, ...]:
         points = [self.points[best], *(self.points[place] for place in self.order if place != best)]
@@ -444,7 +496,7 @@ class Comparison:
 
 def _certainty(likeness: float) -> float:
     """From what is almost the same on, up to 1 for the same: alerts that differ in a word have other recipes."""
-    return max(0.0, (likeness - _ALMOST) / (1 - _ALMOST))
+    return min(max((likeness - _ALMOST) / (1 - _ALMOST), 0.0), 1.0)
 
 
 def swayed(chances: Sequence[float], sway: float) -> tuple[float, float, float]:
@@ -488,7 +540,7 @@ def _citations(subject: Subject, words: frozenset[str]) -> tuple[Citation, ...]:
         in_value = (
             words.intersection(words_of(value[:_CITED_CHARACTERS])) if isinstance(value, str) else frozenset[str]()
         )
-        in_key = words.intersection(words_of(pointer))
+        in_key = words.intersection(words_of(pointer.rpartition("/")[2][:_CITED_CHARACTERS]))
         if (in_value or in_key) and len(str(value)) <= _CITED_CHARACTERS:
             found.append((len(in_value), len(in_key), Citation(pointer, value)))
     found.sort(key=lambda item: (-item[0], -item[1]))
@@ -508,4 +560,4 @@ def _spelled(subject: Subject) -> Iterator[str]:
     """The incident's words as they stand there."""
     for pointer, value in scalars(mask(subject.evidence)):
         yield from spelled(value[:_CITED_CHARACTERS] if isinstance(value, str) else "")
-        yield from spelled(pointer.rpartition("/")[2])
+        yield from spelled(pointer.rpartition("/")[2][:_CITED_CHARACTERS])

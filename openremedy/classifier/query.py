@@ -37,7 +37,8 @@ _READ_CHARACTERS = 32 * 1024
 _VALUE_CHARACTERS = 2000
 _WORDS = 400  # of one part
 _NAMES = 50
-_SHORTEST_NAME = 4  # characters; a host called `db` must not take that word out of every sentence
+_PROPER = re.compile(r"[0-9.-]")  # a host called `postgres` must not hide what runs there
+_SHORTEST_NAME = 4  # characters
 
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s{0,4}\([^)]{0,500}\)")
 _SELECTOR = re.compile(r"\{[^}]{0,2000}\}")
@@ -134,8 +135,8 @@ def _identities(subject: Subject) -> list[str]:
         for leaf in _leaves(subject.evidence)
         if leaf.key.lower() in _IDENTITY_KEYS and isinstance(leaf.value, str)
     }
-    lengths = range(_SHORTEST_NAME, 254)
-    return sorted((name for name in names if len(name) in lengths), key=lambda name: (-len(name), name))[:_NAMES]
+    own = (name for name in names if _SHORTEST_NAME <= len(name) <= 253 and _PROPER.search(name))
+    return sorted(own, key=lambda name: (-len(name), name))[:_NAMES]
 
 
 def _sort_in(query: Query, leaf: _Leaf, names: list[str]) -> None:

@@ -40,7 +40,7 @@ def masked(text: str, names: Iterable[str] = ()) -> str:
     for pattern in (_BOILERPLATE, _URL, _POD, _HOST):
         text = pattern.sub(" ", text)
     for name in names:
-        text = text.replace(name, " ")
+        text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", " ", text)
     return text
 
 

@@ -67,7 +67,7 @@ class Run:
         """A key per figure."""
         return {
             "tier": setting.tier,
-            "threshold": self.catalogue.terms.threshold,
+            "threshold": self.catalogue.terms.threshold_for(setting.tier),
             "recipes": len(self.catalogue.recipes),
             "right_recipe_gone": self.gone,
             **figures(self.rows),

@@ -199,7 +199,7 @@ def test_answers_are_learnt_without_reading_the_recipes_again() -> None:
     index.rank(subject())
     taught = index.remembering([Example("a", asked(), None)])
     assert taught._scopes is index._scopes
-    assert not index._examples
+    assert not index._remembered
 
 
 def test_the_nearest_examples_are_shown_and_no_strangers() -> None:
