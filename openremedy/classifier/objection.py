@@ -6,7 +6,7 @@ from .shapes import Candidate
 
 # A choice with less than this share of the best candidate's confidence has next to no support.
 LEAST_SHARE = 0.05
-SURE = 0.5  # the words are more likely right than not
+SURE = 0.3  # from here on the words name a recipe; below they only guess
 
 
 def objection(recipe: str, ranked: Sequence[Candidate]) -> str | None:

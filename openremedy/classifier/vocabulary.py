@@ -99,7 +99,7 @@ very via when use used using was were what where which while who will with would
 alert alerts alertname instance job severity value label labels annotation annotations summary description status firing
 fire fires fired triggered trigger triggers state info www com last current currently recipe runbook
 url name true false null meaning impact diagnosis mitigation see check following minutes minute min hours hour seconds
-second var usr lib opt srv mnt bin share local percent pct total used mb gb threshold top largest process usage utilization utilisation
+second var usr lib opt srv mnt bin share local percent pct total used mb gb threshold top largest process usage utilization utilisation data
 """
 
 # What listens where, in the words that a recipe would use.

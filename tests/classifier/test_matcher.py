@@ -114,6 +114,21 @@ def test_a_stage_of_a_trouble_goes_by_the_severity() -> None:
         assert index.rank(incident)[0].recipe == slug
 
 
+def test_a_host_named_like_its_software_hides_nothing() -> None:
+    said = {"service_name": "postgresql", "message": "postgres is down, connection refused"}
+    index = starter()
+    asked_of = [
+        index.rank(subject(said, incident_type="service_down", hostname=host))[0] for host in ("web-1", "postgres")
+    ]
+    assert {match.recipe for match in asked_of} == {"postgresql-down"}
+
+
+@pytest.mark.parametrize("mount", ["/data", "/srv/data", "/home", "/"])
+def test_a_plain_mount_gets_the_general_recipe(mount: str) -> None:
+    incident = subject({"mount": mount, "disk_usage_percent": 94})
+    assert lexical_answer(incident, starter().rank(incident)).recipe == "disk-full"
+
+
 # ---------------------------------------------------------------- what people said
 
 STRANGE = {"title": "Frobnicator 7 jams", "message": "The left lever of the frobnicator does not move any more"}
@@ -156,6 +171,17 @@ def test_the_nearest_answer_counts_whatever_others_said_of_other_things() -> Non
         for number in range(50)
     ]
     assert index_with(*far, near).rank(asked())[0].recipe == "call-the-smith"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"incident_type": "cpu_high"}, {"evidence": {**STRANGE, "mount": "/other"}}, {"evidence": {"port": 9999}}],
+)
+def test_what_people_said_of_another_trouble_decides_nothing(changed: dict[str, Any]) -> None:
+    example = Example("a", subject(STRANGE, incident_type="custom"), "call-the-smith")
+    thin = Example("b", subject({"port": 3000}, incident_type="custom"), "call-the-smith")
+    other = subject(**{"incident_type": "custom", "evidence": STRANGE, **changed})
+    assert answered(index_with(example, thin), other) == answered(index_with(), other)
 
 
 def test_none_fits_makes_the_next_one_less_sure() -> None:

@@ -13,8 +13,8 @@ def ranked(**confidences: float) -> list[Candidate]:
     [
         (ranked(a=0.9, b=0.2), "a"),
         (ranked(a=0.2, b=0.1), "a"),
-        (ranked(a=0.3, b=0.2), "b"),
-        (ranked(a=0.49, b=0.05), "b"),
+        (ranked(a=0.29, b=0.2), "b"),
+        (ranked(a=0.2, b=0.02), "b"),
     ],
     ids=["agreed", "agreed, not sure", "not sure of another", "some support"],
 )
@@ -26,8 +26,8 @@ def test_where_the_words_are_silent_or_agree_the_model_decides(candidates: list[
     ("candidates", "reason"),
     [
         (ranked(a=0.9, b=0.8), "the model chose b, the words say a (0.90)"),
-        (ranked(a=0.5, b=0.49), "the model chose b, the words say a (0.50)"),
-        (ranked(a=0.4, b=0.01), "the model chose b, for which the words hardly speak"),
+        (ranked(a=0.3, b=0.3), "the model chose b, the words say a (0.30)"),
+        (ranked(a=0.2, b=0.001), "the model chose b, for which the words hardly speak"),
         (ranked(a=0.0, b=0.0), "the model chose b, which shares no words with the incident"),
         (ranked(a=0.1), "the model chose b, which shares no words with the incident"),
         ([], "the model chose b, which shares no words with the incident"),
