@@ -29,7 +29,7 @@ CATALOGUE = (
            when="A file system is full and nothing says what fills it. Not for exhausted inodes.",
            steps="Run `df -h`, then delete what nobody needs."),
     recipe("docker-disk-full", title="Docker fills the disk", applies_to=("disk_full", "custom"), tags=("docker",),
-           when="What is under /var/lib/docker: images, overlay2, build cache."),
+           when="Space is used under /var/lib/docker: images, overlay2, build cache."),
     recipe("inodes-exhausted", title="Inodes exhausted", applies_to=("disk_full",), when="df -i shows 100 % IUse."),
     recipe("cpu-high", title="CPU high, cause unknown", applies_to=("cpu_high",), when="High load on all cores."),
     recipe("io-wait-high", title="CPU waits for disk", applies_to=("cpu_high",), when="iowait is high."),
