@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model
 from openremedy.classifier import rules as rule_tier
 from openremedy.classifier.cause import cause_of
 from openremedy.classifier.injection import suspicion
-from openremedy.classifier.lexical import Index, lexical_answer
+from openremedy.classifier.lexical import Index, Match, lexical_answer
 from openremedy.classifier.objection import objection
 from openremedy.classifier.prompt import PROMPT_VERSION
 from openremedy.classifier.shapes import ANSWER_THRESHOLD, MODEL_THRESHOLD, Answer, Candidate, Citation, Recipe, Subject
@@ -91,18 +92,21 @@ class Catalogue:
     terms: Terms = Terms()
     answered: Answers = (0, 0)  # the answers of people that the index knows
 
-    def shortlist(self, subject: Subject) -> list[Recipe]:
+    def rank(self, subject: Subject, without: str = "") -> tuple[Match, ...]:
+        """Tier 3: the candidates, best first; `without`: the id of an incident whose answer is to be forgotten."""
+        return self.index.rank(subject, SHORTLIST, without)
+
+    def shortlist(self, ranked: Sequence[Match]) -> list[Recipe]:
         """The recipes a model may choose from, best first."""
-        by_slug = {recipe.slug: recipe for recipe in self.recipes}
-        return [by_slug[candidate.recipe] for candidate in self.index.rank(subject, SHORTLIST)]
+        return [self.index.recipes[candidate.recipe] for candidate in ranked]
 
     def by_rules(self, subject: Subject) -> Answer | None:
         """Tier 1."""
         return rule_tier.match(subject, self.recipes)
 
-    def by_words(self, subject: Subject) -> Answer:
+    def by_words(self, subject: Subject, ranked: Sequence[Match]) -> Answer:
         """Tier 5."""
-        return lexical_answer(subject, self.index.rank(subject, SHORTLIST), self.terms.threshold)
+        return lexical_answer(subject, ranked, self.terms.threshold)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ class Case:
     @property
     def tenant_id(self) -> int:
         return int(self.claim.incident["tenant_id"])
+
+    @cached_property
+    def ranked(self) -> tuple[Match, ...]:
+        """Once: the shortlist, the words' answer, the runners-up and the objection all look at it."""
+        return self.catalogue.rank(self.subject)
 
 
 @dataclass(frozen=True)
@@ -325,7 +334,7 @@ class Classifier:
 
     async def _with_model(self, case: Case) -> None:
         """Store the model's answer, or the lexical one where it cannot be had, or put the incident back to wait."""
-        shortlist = case.catalogue.shortlist(case.subject)
+        shortlist = case.catalogue.shortlist(case.ranked)
         if self._model is None or not (case.catalogue.terms.model_allowed and shortlist):
             # Without a model at all the verdict may be redone once there is one; a tenant's refusal is final.
             return self._store(case, self._lexical(case, provisional=self._model is None))
@@ -367,8 +376,8 @@ class Classifier:
             log.warning("model.bad_answer", incident=str(case.claim.incident["id"]), problem=bad.problem[:200])
             return replace(self._in_vain(case), cause_failed=True)
         claims.model_answered(self._engine)
-        runners_up = [one for one in self._ranked(case) if one.recipe != answer.recipe][:RUNNERS_UP]
-        return Found(replace(answer, runners_up=tuple(runners_up)), reusable=True)
+        others = [Candidate(one.recipe, one.confidence) for one in case.ranked if one.recipe != answer.recipe]
+        return Found(replace(answer, runners_up=tuple(others[:RUNNERS_UP])), reusable=True)
 
     def _budget_again(self, case: Case) -> datetime:
         """Tomorrow, or when the calls in flight have ended: they cost less than was reserved for them."""
@@ -391,12 +400,9 @@ class Classifier:
         redo_at = now() + claims.CAUSE_PAUSE * tried
         return replace(self._lexical(case, provisional=tried < MODEL_ATTEMPTS, redo_at=redo_at), in_vain=True)
 
-    def _ranked(self, case: Case) -> tuple[Candidate, ...]:
-        return tuple(case.catalogue.index.rank(case.subject, SHORTLIST))
-
     def _lexical(self, case: Case, *, provisional: bool, redo_at: datetime | None = None) -> Found:
         started = time.perf_counter()
-        answer = case.catalogue.by_words(case.subject)
+        answer = case.catalogue.by_words(case.subject, case.ranked)
         took = round((time.perf_counter() - started) * 1000)
         return Found(replace(answer, latency_ms=took), provisional=provisional, redo_at=redo_at)
 
@@ -536,8 +542,7 @@ def _objection(case: Case, answer: Answer) -> str | None:
     """What the words say against a model's recipe, also against one taken over from an earlier incident."""
     if answer.recipe is None or answer.model is None:
         return None
-    ranked = case.catalogue.index.rank(case.subject, SHORTLIST)
-    return objection(answer.recipe, ranked)
+    return objection(answer.recipe, case.ranked)
 
 
 def _entries(incident: Any, found: Found, reason: str | None) -> list[dict[str, Any]]:

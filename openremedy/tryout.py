@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, func, select
 from openremedy.classification import Catalogue, enabled_recipes, terms_of
 from openremedy.classifier.cause import NAMING_KEYS
 from openremedy.classifier.lexical import Index
-from openremedy.classifier.shapes import Answer, Recipe
+from openremedy.classifier.shapes import Answer, Recipe, Subject
 from openremedy.incidents import evidence_of, subject_of
 from openremedy.models import Feedback, Incident, table
 from openremedy.recipes import RecipeSpec
@@ -94,7 +94,7 @@ def _while_there_is_time(incidents: Sequence[Any], end: float) -> Iterator[Any]:
 
 def _compared(incident: Any, before: Catalogue, after: Catalogue, answered: dict[str, Any] | None) -> dict[str, Any]:
     subject = subject_of(incident)
-    old, new = (catalogue.by_rules(subject) or catalogue.by_words(subject) for catalogue in (before, after))
+    old, new = (_answer(catalogue, subject) for catalogue in (before, after))
     outcome = _outcome(old.recipe, new.recipe)
     return {
         "incident_id": str(incident["id"]),
@@ -107,6 +107,10 @@ def _compared(incident: Any, before: Catalogue, after: Catalogue, answered: dict
         "answered": answered,
         "agrees": None if answered is None or outcome == "same" else new.recipe == answered["recipe"],
     }
+
+
+def _answer(catalogue: Catalogue, subject: Subject) -> Answer:
+    return catalogue.by_rules(subject) or catalogue.by_words(subject, catalogue.rank(subject))
 
 
 def _outcome(old: str | None, new: str | None) -> str:

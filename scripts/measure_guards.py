@@ -14,30 +14,28 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from openremedy.adapter import Format, read
+from openremedy.benchmark import recipes_of, subject_of
+from openremedy.classification import SHORTLIST
 from openremedy.classifier.injection import suspicion
 from openremedy.classifier.lexical import Index
 from openremedy.classifier.objection import objection
-from openremedy.classifier.shapes import Recipe, Subject
+from openremedy.classifier.shapes import Subject
 from openremedy.registry import discover
-from openremedy.translation import Translated
 
-SHORTLIST = 12
 VARIANTS = (("named", "recipe_slug"), ("hidden", "recipe_slug"), ("blind", "recipe_opaque"))
 
 
 def main(folder: Path, recipes: Path) -> None:
     """Print one line per variant."""
     truth = {row["id"]: row for row in _rows(folder / "alerts_truth.jsonl")}
-    shape = discover()["alertmanager"].formats[0]
+    alertmanager = discover()["alertmanager"]
     for variant, column in VARIANTS:
         blind = variant == "blind"
-        index = Index(_recipe(row) for row in _rows(recipes.with_stem(f"{recipes.stem}_opaque") if blind else recipes))
+        index = Index(recipes_of(recipes.with_stem(f"{recipes.stem}_opaque") if blind else recipes))
         alerts = _rows(folder / f"alerts_{'hidden' if blind else variant}.jsonl")
         said: Counter[str] = Counter()
         for row in alerts:
-            subject = _subject(shape, row["alert"])
-            said.update(_outcomes(index, subject, truth[row["id"]][column]) if subject else ["heartbeats"])
+            said.update(_outcomes(index, subject_of(row["alert"], alertmanager), truth[row["id"]][column]))
         print(variant, json.dumps(said))
 
 
@@ -56,20 +54,6 @@ def _outcomes(index: Index, subject: Subject, right: str | None) -> Iterator[str
     if reason:
         yield "objected to"
         yield "objected to: another is sure" if "the words say" in reason else "objected to: hardly supported"
-
-
-def _subject(shape: Format, alert: dict[str, Any]) -> Subject | None:
-    """The alert as a worker sees it; None for a heartbeat, which is none."""
-    (one,) = read(shape, json.dumps({"alerts": [alert]}).encode(), "application/json", {}).translations
-    if not isinstance(one, Translated):
-        return None
-    found = one.alert
-    return Subject(str(found.incident_type), found.hostname, str(found.severity), found.evidence, "alertmanager")
-
-
-def _recipe(row: dict[str, Any]) -> Recipe:
-    when = "\n".join(row.get(name) or "" for name in ("when_to_use", "description", "impact"))
-    return Recipe(row["slug"], row.get("title") or "", when, steps=row.get("mitigation") or "")
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -573,7 +573,7 @@ def cost_of_one(app: Flask, alice: Tenant) -> int:
         rows = connection.execute(select(Incident.__table__)).mappings().all()
     costs = []
     for row in rows:
-        shortlist = room._catalogue(row["tenant_id"]).shortlist(subject_of(row))
+        shortlist = (catalogue := room._catalogue(row["tenant_id"])).shortlist(catalogue.rank(subject_of(row)))
         schema = response_schema([recipe.slug for recipe in shortlist])
         costs.append(most_tokens(prompt(subject_of(row), shortlist, "incident-" + "0" * 24), schema))
     return max(costs)

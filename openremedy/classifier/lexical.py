@@ -126,7 +126,8 @@ def _softmax(points: Sequence[float]) -> list[float]:
         return []
     top = max(points)
     raised = [math.exp(one - top) for one in points]
-    return [one / sum(raised) for one in raised]
+    whole = sum(raised)
+    return [one / whole for one in raised]
 
 
 MATCHER = Matcher.load(Path(__file__).with_name("matcher.json"))
@@ -336,7 +337,7 @@ class _Memory:
 
     def likeness(self, terms: Sequence[str], trouble: _Trouble, without: str = "") -> "_Likeness":
         """To the fourth, as somewhat alike is nothing yet."""
-        found = _Likeness([0.0] * len(self._places), [0.0] * len(self._places))
+        found = _Likeness([0.0] * len(self._places))
         for one, cosine in zip(self.known, self.cosines(terms, without), strict=True):
             same = one.trouble == trouble
             if one.example.recipe is None:
@@ -345,16 +346,18 @@ class _Memory:
             place = self._places[one.example.recipe]
             found.confirmed[place] = max(found.confirmed[place], cosine**4)
             if same:
-                found.same[place] = max(found.same[place], cosine**4)
+                found.same[place] = max(found.same.get(place, 0.0), cosine**4)
         return found
 
 
 @dataclass
 class _Likeness:
-    """Per recipe to the nearest incident for which people chose it, and to the nearest about the same trouble."""
+    """Per recipe to the nearest incident for which people chose it; `same`: to the nearest about the same trouble, of
+    those recipes that were chosen there.
+    """
 
     confirmed: list[float]
-    same: list[float]
+    same: dict[int, float] = field(default_factory=dict)
     denied: float = 0.0  # to the nearest about the same trouble that none fitted
 
 
@@ -415,11 +418,13 @@ class Comparison:
         }
 
     def _glance(self, place: int) -> float:
-        """A first order, without weights, so that they can be learnt from what it lets through."""
+        """A first order, without learnt weights, so that they can be learnt from what it lets through. What people
+        chose is looked at whatever else is said.
+        """
         columns = self._columns
-        return 9 * columns["confirmed"][place] + sum(
+        return 10 * columns["confirmed"][place] + sum(
             columns[name][place]
-            for name in ("bm25", "text_covered", "all_covered", "name_alike", "spelled_alike", "confirmed", "general")
+            for name in ("bm25", "text_covered", "all_covered", "name_alike", "spelled_alike", "general")
         )
 
     def _bm25(self, terms: Iterable[str]) -> list[float]:
@@ -479,9 +484,9 @@ class Comparison:
 
     def sway(self, place: int) -> float:
         """How much what people said speaks for a recipe (up to 1) or against it (down to -1): the nearest counts."""
-        same = self._likeness.same
-        others = max((likeness for at, likeness in enumerate(same) if at != place), default=0.0)
-        return _certainty(same[place]) - _certainty(max(self._likeness.denied, others))
+        mine = self._likeness.same.get(place, 0.0)
+        others = (likeness for at, likeness in self._likeness.same.items() if at != place)
+        return _certainty(mine) - _certainty(max(self._likeness.denied, *others, 0.0))
 
     def confidence_features(self, best: int) -> tuple[float, ...]:
         points = [self.points[best], *(self.points[place] for place in self.order if place != best)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Engine
 
 from openremedy.budget import BudgetSpent, Excess, Metered
 from openremedy.classification import Catalogue, Terms, enabled_recipes, terms_of
@@ -18,9 +18,7 @@ from openremedy.evaluation.comparing import compare
 from openremedy.evaluation.figures import figures
 from openremedy.evaluation.rows import Judged, Truth, judged
 from openremedy.evaluation.running import Case, NoBudget, Told, ask_all, costs, tell_all
-from openremedy.examples import examples_of
-from openremedy.incidents import subject_of
-from openremedy.models import Feedback, Incident, table
+from openremedy.examples import answers_to_all, examples_of
 
 NEWEST = 500  # that an evaluation looks at when somebody waits for it
 SECONDS = 20  # then it tells what it has, so that it does not hold up the worker
@@ -81,33 +79,13 @@ def answered(engine: Engine, tenant_id: int, limit: int | None = None) -> Answer
     Alerts of one cause are one family. What people said of others is known to the tiers, of the incident itself not.
     """
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        rows = _rows(connection, tenant_id, limit)
-    cases = [Case(str(row["id"]), subject_of(row)) for row in rows]
-    return Answered(cases, [_truth(case, row["right"]) for case, row in zip(cases, rows, strict=True)])
+        found = answers_to_all(connection, tenant_id, limit)
+    return Answered([Case(one.id, one.subject) for one in found], [_truth(one) for one in found])
 
 
-def _rows(connection: Connection, tenant_id: int, limit: int | None) -> Sequence[Any]:
-    newest = (
-        select(func.max(Feedback.id).label("id"))
-        .where(Feedback.tenant_id == tenant_id)
-        .group_by(Feedback.incident_id)
-        .order_by(func.max(Feedback.id).desc())
-        .limit(limit)
-        .subquery()
-    )
-    statement = (
-        select(table(Incident), Feedback.recipe.label("right"))
-        .join(Feedback, Feedback.incident_id == Incident.id)
-        .join(newest, newest.c.id == Feedback.id)
-        .where(Incident.tenant_id == tenant_id)
-        .order_by(Feedback.id.desc())
-    )
-    return connection.execute(statement).mappings().all()
-
-
-def _truth(case: Case, right: str | None) -> Truth:
-    assert case.subject is not None  # noqa: S101 - every incident is one
-    return Truth(case.id, right, frozenset([right] if right else []), cause_of(case.subject))
+def _truth(example: Example) -> Truth:
+    right = example.recipe
+    return Truth(example.id, right, frozenset([right] if right else []), cause_of(example.subject))
 
 
 def catalogue_of(engine: Engine, tenant_id: int, setting: Setting) -> Catalogue:

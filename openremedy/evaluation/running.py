@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openremedy.classification import EXAMPLES, SHORTLIST, Catalogue, Terms
+from openremedy.classification import EXAMPLES, Catalogue, Terms
 from openremedy.classifier import BadAnswer, ModelAway
-from openremedy.classifier.lexical import Match, lexical_answer
+from openremedy.classifier.lexical import Match
 from openremedy.classifier.prompt import PROMPT_VERSION
 from openremedy.classifier.shapes import Answer, Example, Recipe, Subject
 from openremedy.evaluation.figures import latency, rounded
@@ -30,7 +30,7 @@ class Case:
     """One alert; `subject` None where the adapter makes no incident of it."""
 
     id: Id
-    subject: Subject | None
+    subject: Subject
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,9 @@ class Told:
 
 def tell(case: Case, catalogue: Catalogue) -> Told:
     """The answer without a model: the recipes' own conditions, then the words."""
-    if case.subject is None:
-        return Told(Prediction(case.id, confidence=1.0, score=0.0), "ignored")
     started = time.perf_counter()
-    ranked = catalogue.index.rank(case.subject, SHORTLIST, without=str(case.id))
-    answer = catalogue.by_rules(case.subject) or lexical_answer(case.subject, ranked, catalogue.terms.threshold)
+    ranked = catalogue.rank(case.subject, str(case.id))
+    answer = catalogue.by_rules(case.subject) or catalogue.by_words(case.subject, ranked)
     seconds = time.perf_counter() - started
     return Told(_prediction(case.id, answer, ranked, catalogue.terms), answer.tier, seconds)
 
@@ -87,7 +85,7 @@ async def ask_all(
     try:
         async with asyncio.TaskGroup() as group:  # whose calls end with it: the loop may be a worker's, and go on
             calls = [group.create_task(one(case)) for case in cases]
-    except ExceptionGroup as errors:
+    except ExceptionGroup as errors:  # the callers know the errors of a question, not groups of them
         raise errors.exceptions[0] from errors
     return [told for call in calls if (told := call.result()) is not None]
 
@@ -95,11 +93,10 @@ async def ask_all(
 async def _ask(case: Case, catalogue: Catalogue, ask: Ask) -> Told:
     """What a model says; where it cannot be had the words do, as in the cascade."""
     words = tell(case, catalogue)
-    if case.subject is None or words.tier == "rule":
+    if words.tier == "rule":
         return words
-    ranked = catalogue.index.rank(case.subject, SHORTLIST, without=str(case.id))
-    by_slug = {recipe.slug: recipe for recipe in catalogue.recipes}
-    shortlist = [by_slug[one.recipe] for one in ranked]
+    ranked = catalogue.rank(case.subject, str(case.id))
+    shortlist = catalogue.shortlist(ranked)
     examples = catalogue.index.nearest(case.subject, EXAMPLES, without=str(case.id))
     if not shortlist:
         return words
@@ -152,4 +149,4 @@ def costs(told: Sequence[Told], price_per_million: float | None = None) -> dict[
     }
     if price_per_million is not None:
         found["cost"] = round(tokens * price_per_million / 1_000_000, 6)
-    return found | latency([one.seconds for one in told if one.tier != "ignored"])
+    return found | latency([one.seconds for one in told])
