@@ -30,8 +30,8 @@ from openremedy.incident_type import incident_type_of, said_type
 from openremedy.instructions import ANY_TOOL, Sample, SetupStep
 from openremedy.intake import Bundle, Origin, Receipt, Signed
 from openremedy.models import now
+from openremedy.rows import Unplaced
 from openremedy.services import services
-from openremedy.store import Unplaced
 from openremedy.translation import (
     THINGS_OF,
     UNKNOWN_HOST,

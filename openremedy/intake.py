@@ -18,7 +18,7 @@ from openremedy.errors import BadBody, Invalid
 from openremedy.ids import new_id
 from openremedy.models import now
 from openremedy.queue import Waker
-from openremedy.store import Arrival, Stored, Unplaced
+from openremedy.rows import Arrival, Stored, Unplaced
 from openremedy.tally import Tally
 
 log = structlog.get_logger()

@@ -16,42 +16,51 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import structlog
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from openremedy import heartbeat, lifecycle
-from openremedy.alerts import Alert, AlertStatus, Outcome
+from openremedy import express, heartbeat
+from openremedy.alerts import AlertStatus, Outcome
 from openremedy.errors import Unavailable
 from openremedy.lifecycle import Episode, Result, Track
-from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, Triage, now, table
+from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, now, table
+from openremedy.rows import (
+    CHANGING,
+    GATE,
+    STATE,
+    Arrival,
+    Stored,
+    Unplaced,
+    alert_row,
+    applied,
+    may_be_known,
+    new_row,
+    outcomes_of,
+    timeline_rows,
+    unplaced_row,
+)
 
 log = structlog.get_logger()
 
 ATTEMPTS = 8
 PATIENCE = 2  # collisions after the first, then the tenant's gate is taken alone
 RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
-GATE = 0x6F72 << 48  # with a tenant's number added: the advisory lock that is its gate
 
 _incidents = table(Incident)
 _alerts = table(AlertRecord)
 
-_STATE = (
-    "status severity occurrences first_seen last_seen recent_starts event_at event_digest fired_at sender_end "
-    "expires_at acknowledged_at resolved_at ended_by sender_ended latest"
-).split()
-_CHANGING = [name for name in _STATE if name not in ("first_seen", "recent_starts")]
-
 _LATEST = (
-    select(_incidents.c.id, _incidents.c.identity, *[_incidents.c[name] for name in _STATE])
+    select(_incidents.c.id, _incidents.c.identity, *[_incidents.c[name] for name in STATE])
     .where(
-        _incidents.c.tenant_id == bindparam("tenant_id"),
+        # "+ 0": with no index that begins with the tenant, however few rows the planner believes there are.
+        _incidents.c.tenant_id + 0 == bindparam("tenant_id"),
         _incidents.c.identity.in_(bindparam("identities", expanding=True)),
         _incidents.c.latest,
     )
@@ -65,7 +74,7 @@ _KNOWN = select(_alerts.c.incident_id, _alerts.c.digest).where(
 _ORPHANS = (
     select(_alerts.c.orphan_identity, func.max(_alerts.c.occurred_at))
     .where(
-        _alerts.c.tenant_id == bindparam("tenant_id"),
+        _alerts.c.tenant_id + 0 == bindparam("tenant_id"),
         _alerts.c.orphan_identity.in_(bindparam("identities", expanding=True)),
     )
     .group_by(_alerts.c.orphan_identity)
@@ -74,7 +83,7 @@ _UPDATE = (
     update(_incidents)
     .where(_incidents.c.id == bindparam("b_id"))
     # Out of the index of words, which costs more than all the rest of a write; the scheduler puts it back.
-    .values({name: bindparam(f"b_{name}") for name in _CHANGING} | {"searchable": False})
+    .values({name: bindparam(f"b_{name}") for name in CHANGING} | {"searchable": False})
 )
 _UPDATE_WITH_EVIDENCE = _UPDATE.values(evidence=bindparam("b_evidence"))
 # The dialects spell the clause alike, but each has a class of its own. RETURNING would tell as well what was inserted,
@@ -118,39 +127,6 @@ class Overtaken(Exception):
     """A resolve may have come before its firing, or that is being stored just now: start over, alone."""
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """An alert at its place in the body, with the identity it belongs to; the rest as lifecycle.apply() has it."""
-
-    position: int
-    alert: Alert
-    identity: str
-    opens: bool = False
-    expires_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Unplaced:
-    """What belongs to no incident, beside siblings that do: it was rejected, or is ignored by design.
-
-    `beat`: the alert that always fires (True), or its end (False).
-    """
-
-    position: int
-    outcome: Outcome
-    reason: str
-    beat: bool | None = None
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The outcome of one alert, and whether its incident waits to be classified."""
-
-    outcome: Outcome
-    incident_id: uuid.UUID | None
-    reason: str | None = None
-
-
 def store(
     engine: Engine,
     delivery: dict[str, Any],
@@ -164,6 +140,12 @@ def store(
     who did that, in the same transaction, and the delivery is no sign of life of the source. Raises Unavailable; then
     nothing was stored.
     """
+    try:
+        plain = engine.dialect.name == "postgresql" and not replayed
+        if plain and (outcomes := express.store(engine, delivery, arrivals, unplaced)) is not None:
+            return outcomes
+    except (psycopg.Error, PoolTimeout) as error:
+        raise _unavailable(error) from error
     alone = False
     for attempt in range(ATTEMPTS):
         try:
@@ -187,11 +169,11 @@ def store(
     raise Unavailable("Too many writers change the same incident at once; please send it again.")
 
 
-def _state(error: SQLAlchemyError) -> str | None:
-    return getattr(getattr(error, "orig", None), "sqlstate", None)
+def _state(error: SQLAlchemyError | psycopg.Error) -> str | None:
+    return getattr(getattr(error, "orig", error), "sqlstate", None)
 
 
-def _unavailable(error: SQLAlchemyError) -> Unavailable:
+def _unavailable(error: SQLAlchemyError | psycopg.Error) -> Unavailable:
     log.error("database.away", error=type(error).__name__, state=_state(error))
     return Unavailable()
 
@@ -212,24 +194,19 @@ def _store(
     unmet = {identity for identity, track in tracks.items() if not track.latest}
     # Read while the rows are locked, so that the times of an incident are in the order of its changes.
     at = now()
-    results = _apply(tracks, arrivals, at)
+    results = applied(tracks, arrivals, at)
     if not alone and any(results[one.position].orphan and one.identity in unmet for one in arrivals):
         raise Overtaken
     _write_episodes(connection, delivery, tracks)
     _write_alerts(connection, delivery, at, arrivals, results, unplaced)
     _write_timeline(connection, delivery["tenant_id"], at, list(tracks.values()))
-    stored = {arrival.position: _stored(results[arrival.position]) for arrival in arrivals}
-    stored |= {one.position: Stored(one.outcome, None, one.reason) for one in unplaced}
+    stored = outcomes_of(arrivals, results, unplaced)
     if delivery["source_id"]:
         seen_at = None if replayed else at
-        _note_source(connection, delivery["source_id"], seen_at, list(stored.values()), unplaced)
+        _note_source(connection, delivery["source_id"], seen_at, stored, unplaced)
     if replayed:
         replayed(connection)
-    return [stored[position] for position in sorted(stored)]
-
-
-def _stored(result: Result) -> Stored:
-    return Stored(result.outcome, result.episode, result.reason)
+    return stored
 
 
 # ---------------------------------------------------------------- load
@@ -249,7 +226,7 @@ def _load(connection: Connection, tenant_id: int, arrivals: Sequence[Arrival]) -
 
 
 def _episode(row: Any) -> Episode:
-    return Episode(id=row["id"], **{name: row[name] for name in _STATE})
+    return Episode(id=row["id"], **{name: row[name] for name in STATE})
 
 
 def _load_known(connection: Connection, tracks: dict[str, Track], arrivals: Sequence[Arrival]) -> None:
@@ -257,19 +234,12 @@ def _load_known(connection: Connection, tracks: dict[str, Track], arrivals: Sequ
     asked = {}
     for arrival in arrivals:
         episode = tracks[arrival.identity].open
-        if episode and _may_be_known(episode, arrival.alert):
+        if episode and may_be_known(episode, arrival.alert):
             asked[episode.id, arrival.alert.digest()] = tracks[arrival.identity]
     by_episode = {key[0]: track for key, track in asked.items()}
     for chunk in _chunks(list(asked)):
         for episode_id, digest in connection.execute(_KNOWN, {"pairs": chunk}):
             by_episode[episode_id].known.add(digest)
-
-
-def _may_be_known(episode: Episode, alert: Alert) -> bool:
-    if alert.occurred_at is None or alert.digest() == episode.event_digest:
-        return False
-    newer = episode.event_at is not None and alert.occurred_at > episode.event_at
-    return not newer or alert.status is not AlertStatus.FIRING
 
 
 def _load_orphans(
@@ -293,24 +263,9 @@ def _chunks(items: list[Any], size: int = 400) -> list[list[Any]]:
 # ---------------------------------------------------------------- decide and write
 
 
-def _apply(tracks: dict[str, Track], arrivals: Sequence[Arrival], at: datetime) -> dict[int, Result]:
-    by_position = {arrival.position: arrival for arrival in arrivals}
-    by_identity: dict[str, list[tuple[int, Alert]]] = {}
-    for arrival in arrivals:
-        by_identity.setdefault(arrival.identity, []).append((arrival.position, arrival.alert))
-    return {
-        position: lifecycle.apply(
-            tracks[identity], alert, at, opens=by_position[position].opens, expires_at=by_position[position].expires_at
-        )
-        for identity, alerts in by_identity.items()
-        for position, alert in lifecycle.in_event_order(alerts)
-    }
-
-
 def _write_episodes(connection: Connection, delivery: dict[str, Any], tracks: dict[str, Track]) -> None:
-    begun = [
-        _new_row(delivery, identity, one) for identity, track in tracks.items() for one in track.episodes if one.new
-    ]
+    common = {name: delivery[name] for name in ("tenant_id", "source_id", "adapter")}
+    begun = [common | new_row(identity, one) for identity, track in tracks.items() for one in track.episodes if one.new]
     # First: an episode that is not the newest any more makes room in the unique index for the one that is.
     write_changes(connection, [one for track in tracks.values() for one in track.episodes if not one.new])
     if begun:
@@ -332,28 +287,7 @@ def write_changes(connection: Connection, episodes: Sequence[Episode]) -> None:
 
 
 def _changed_row(episode: Episode) -> dict[str, Any]:
-    return {"b_id": episode.id} | {f"b_{name}": getattr(episode, name) for name in _CHANGING}
-
-
-def _new_row(delivery: dict[str, Any], identity: str, episode: Episode) -> dict[str, Any]:
-    alert = episode.newest
-    assert alert is not None  # noqa: S101 - a new episode has the alert that began it
-    return {name: getattr(episode, name) for name in _STATE} | {
-        "id": episode.id,
-        "tenant_id": delivery["tenant_id"],
-        "source_id": delivery["source_id"],
-        "adapter": delivery["adapter"],
-        "identity": identity,
-        "dedup_key": alert.dedup_key,
-        "hostname": alert.hostname,
-        "incident_type": alert.incident_type,
-        "evidence": dict(alert.evidence),
-        "previous_incident_id": episode.previous,
-        "still_firing": episode.still_firing,
-        "flapping": episode.flapping,
-        "triage": Triage.PENDING,
-        "triage_since": episode.first_seen,
-    }
+    return {"b_id": episode.id} | {f"b_{name}": getattr(episode, name) for name in CHANGING}
 
 
 def _write_alerts(
@@ -369,30 +303,10 @@ def _write_alerts(
         "delivery_id": delivery["id"],
         "received_at": at,
     }
-    rows = [common | _alert_row(arrival, results[arrival.position]) for arrival in arrivals]
-    rows += [common | _unplaced_row(one) for one in unplaced]
+    rows = [common | alert_row(arrival, results[arrival.position]) for arrival in arrivals]
+    rows += [common | unplaced_row(one) for one in unplaced]
     if rows:
         connection.execute(_INSERT_ALERTS, rows)
-
-
-def _alert_row(arrival: Arrival, result: Result) -> dict[str, Any]:
-    alert = result.said or arrival.alert
-    return {
-        "incident_id": result.episode,
-        "position": arrival.position,
-        "outcome": result.outcome,
-        "reason": result.reason,
-        "status": alert.status,
-        "severity": alert.severity,
-        "occurred_at": alert.occurred_at,
-        "digest": alert.digest() if alert.occurred_at else None,
-        "orphan_identity": arrival.identity if result.orphan else None,
-    }
-
-
-def _unplaced_row(one: Unplaced) -> dict[str, Any]:
-    empty = dict.fromkeys(("incident_id", "status", "severity", "occurred_at", "digest", "orphan_identity"))
-    return empty | {"position": one.position, "outcome": one.outcome, "reason": one.reason}
 
 
 def _note_source(
@@ -415,18 +329,7 @@ def _note_source(
 
 
 def _write_timeline(connection: Connection, tenant_id: int, at: datetime, tracks: Sequence[Track]) -> None:
-    rows = [
-        {
-            "tenant_id": tenant_id,
-            "incident_id": entry.episode,
-            "at": at,
-            "kind": entry.kind,
-            "actor": entry.actor,
-            "detail": entry.detail,
-        }
-        for track in tracks
-        for entry in track.entries
-    ]
+    rows = [{"tenant_id": tenant_id, "at": at} | row for row in timeline_rows(tracks)]
     if rows:
         connection.execute(_INSERT_TIMELINE, rows)
 
@@ -442,7 +345,7 @@ def load_locked(connection: Connection, tenant_id: int, incident_id: uuid.UUID) 
 def load_all_locked(connection: Connection, tenant_id: int, incident_ids: Sequence[uuid.UUID]) -> list[Episode]:
     """Those of the incidents that are the tenant's, locked in the order in which the door locks them."""
     statement = (
-        select(_incidents.c.id, *[_incidents.c[name] for name in _STATE])
+        select(_incidents.c.id, *[_incidents.c[name] for name in STATE])
         .where(_incidents.c.tenant_id == tenant_id, _incidents.c.id.in_(incident_ids))
         .order_by(_incidents.c.identity, _incidents.c.id)
         .with_for_update()

@@ -10,7 +10,7 @@ from openremedy import store
 from openremedy.alerts import Alert, AlertStatus, IncidentType, Severity, identity
 from openremedy.ids import new_id
 from openremedy.models import Tenant
-from openremedy.store import Arrival, Stored
+from openremedy.rows import Arrival, Stored
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -85,7 +85,7 @@ def test_every_migration_says_why(app: Flask) -> None:
     assert len(scripts.get_heads()) == 1
 
 
-@pytest.mark.parametrize("field", ["uq_incidents_open", "uq_incidents_latest"])
+@pytest.mark.parametrize("field", ["uq_incidents_open", "uq_incidents_identity"])
 def test_the_database_itself_refuses_a_second_one(app: Flask, alice: Tenant, field: str) -> None:
     alice.alert()
     incidents = table(Incident)

@@ -14,7 +14,7 @@ from openremedy import store
 from openremedy.alerts import Alert, Outcome
 from openremedy.extensions import db
 from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry
-from openremedy.store import Unplaced
+from openremedy.rows import Unplaced
 
 
 @pytest.fixture

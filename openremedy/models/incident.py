@@ -95,10 +95,11 @@ class Incident(Base):
             sqlite_where=text("status <> 'resolved'"),
         ),
         # The newest episode of an identity: what the next alert is held against, found and locked at once.
+        # By the identity first: no other index begins with it, so none is ever taken instead.
         Index(
-            "uq_incidents_latest",
-            "tenant_id",
+            "uq_incidents_identity",
             "identity",
+            "tenant_id",
             unique=True,
             postgresql_where=text("latest"),
             sqlite_where=text("latest"),
@@ -220,9 +221,9 @@ class AlertRecord(Base):
         ),
         # A resolve that arrived before its firing.
         Index(
-            "ix_alerts_orphan",
-            "tenant_id",
+            "ix_alerts_orphans",
             "orphan_identity",
+            "tenant_id",
             postgresql_where=text("orphan_identity IS NOT NULL"),
             sqlite_where=text("orphan_identity IS NOT NULL"),
         ),
