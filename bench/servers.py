@@ -149,6 +149,9 @@ def cpu_seconds(pids: list[int]) -> float:
     ticks = 0
     for pid in pids:
         for one in [pid, *services.children(pid)]:
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+            try:
+                fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended since; its parent counts it, below
+            ticks += sum(map(int, fields[11:15] if one == pid else fields[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -45,10 +45,10 @@ from openremedy.translation import (
     Translated,
     Translation,
     Unsupported,
+    canonical,
     count_of,
     fingerprint,
     first_host,
-    fit,
     host_of,
     is_heartbeat,
     left_out,
@@ -362,13 +362,11 @@ def hand_over(sender: Sender, body: bytes, reading: Reading, origin: Origin) -> 
 
     A secret that is revoked between signing and checking is no fault of the tool: then it is signed anew.
     """
-    canonical = list(_canonical(reading.translations))
+    bodies = list(_canonical(reading.translations))
     unplaced = list(_unplaced(reading.translations, now()))
     for _ in range(2):
-        signed = [
-            Signed(number, raw, services().directory.sign(sender.tenant, raw), one.opens, one.expires_at)
-            for number, raw, one in canonical
-        ]
+        sign = services().directory.signer(sender.tenant)
+        signed = [Signed(number, raw, sign(raw), one.opens, one.expires_at) for number, raw, one in bodies]
         try:
             return services().door.accept_native(sender, Bundle(body, signed, unplaced, reading.remark), origin)
         except Unauthorized:
@@ -380,7 +378,7 @@ def _canonical(translations: Sequence[Translation]) -> Iterator[tuple[int, bytes
     """The alerts among them, each serialised once."""
     for number, one in enumerate(translations):
         if isinstance(one, Translated):
-            yield number, fit(one.alert).to_bytes(), one
+            yield number, canonical(one.alert), one
 
 
 def _unplaced(translations: Sequence[Translation], at: datetime) -> Iterator[Unplaced]:

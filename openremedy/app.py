@@ -67,7 +67,6 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "RATELIMIT_STRATEGY": "moving-window",
         # Changing the strategy on a live Redis gives WRONGTYPE: then raise this version.
         "RATELIMIT_KEY_PREFIX": "openremedy-v1",
-        "RATELIMIT_HEADERS_ENABLED": True,
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
     }
 

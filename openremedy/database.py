@@ -1,5 +1,6 @@
 """How we talk to the database: the pool, its time limits, and what each kind needs to be told."""
 
+import time
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from openremedy.alerts import compact
 
 BUSY_TIMEOUT = 10  # seconds a SQLite writer waits for the others
 PING_TIMEOUT = 2  # seconds, and those below as well
+FRESH = 1  # a connection that has answered so lately is not asked whether it still does
 STATEMENT_TIMEOUT = 10
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 2
 SERVER_OPTIONS = {
@@ -68,6 +70,13 @@ def _prepare_sqlite(engine: Engine) -> None:
 def _prepare_postgresql(engine: Engine) -> None:
     """Connections that do not wait for ever for a server that neither answers nor closes them."""
 
+    ping = engine.dialect.do_ping
+
+    def ping_a_stale_one(connection: Any) -> bool:
+        return time.monotonic() - connection.heard_at < FRESH or ping(connection)
+
+    engine.dialect.do_ping = ping_a_stale_one  # type: ignore[method-assign, assignment]
+
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
         return ImpatientConnection.connect(*arguments, **options)
@@ -76,6 +85,7 @@ def _prepare_postgresql(engine: Engine) -> None:
 class ImpatientConnection(psycopg.Connection[Any]):
     """Gives up on a server that is hung or out of reach; its own statement_timeout cannot end a wait for it."""
 
+    heard_at = 0.0  # when it last answered, by the monotonic clock
     patience: float | None = ANSWER_TIMEOUT  # a migration sets it to None: its statements may take long
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -83,7 +93,9 @@ class ImpatientConnection(psycopg.Connection[Any]):
         # Only the ping that comes before a connection is used runs outside a transaction.
         patience = PING_TIMEOUT if self.autocommit else self.patience
         try:
-            return super().wait(gen, interval, timeout or patience)
+            answer = super().wait(gen, interval, timeout or patience)
         except psycopg.errors._WaitTimeout as error:
             self.pgconn.finish()  # what it would answer later belongs to nobody
             raise psycopg.OperationalError("the database does not answer") from error
+        self.heard_at = time.monotonic()
+        return answer

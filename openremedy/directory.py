@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -175,15 +176,15 @@ class Directory:
             raise Unauthorized("The signature is missing or wrong.")
         return caller
 
-    def sign(self, slug: str, body: bytes) -> str:
-        """The signature of `body` with the tenant's newest secret, for what an adapter has translated.
+    def signer(self, slug: str) -> Callable[[bytes], str]:
+        """What signs a body with the tenant's newest secret, for what an adapter has translated.
 
-        Empty for a tenant that has none any more: it then fails at the door as every wrong one.
+        Signs with nothing for a tenant that has none any more: that fails at the door as every wrong one.
         """
         self._known.since(time.monotonic() - MAX_AGE)
         known = self._known.value.by_slug.get(slug)
         live = [one for one in known.secrets if one.live(now())] if known else []
-        return signing.sign(live[-1].value, body) if live else ""
+        return partial(signing.sign, live[-1].value) if live else lambda _body: ""
 
     def _check(self, slug: str, body: bytes, signature: str | None) -> Caller | None:
         moment = now()

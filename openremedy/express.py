@@ -16,7 +16,7 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -214,7 +214,9 @@ def _changed_row(episode: Episode) -> dict[str, Any]:
 
 def _settled(episode: Episode) -> Episode:
     """As it would be read again."""
-    return replace(episode, new=False, changed=False, newest=None)
+    settled = copy.copy(episode)
+    settled.new, settled.changed, settled.newest = False, False, None
+    return settled
 
 
 def _execute(connection: psycopg.Connection[Any], statement: str, values: list[Any]) -> list[Any]:

@@ -17,6 +17,7 @@ that it is high, whoever explains one may mention memory for any reason.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from openremedy.alerts import IncidentType
@@ -207,10 +208,13 @@ def _taken_apart(word: str) -> tuple[str, ...]:
     return found.groups() if found else (word,)
 
 
+_BY_WORD: dict[str, IncidentType] = {str(one): one for one in IncidentType}
+
+
 def said_type(words: Iterable[str]) -> IncidentType | None:
     """The first of these words that is one of our types, in upper or lower case; None where none is."""
-    known = (word.strip().lower() for word in words)
-    return next((IncidentType(word) for word in known if word in list(IncidentType)), None)
+    known = (_BY_WORD.get(word.strip().lower()) for word in words if word)
+    return next((one for one in known if one), None)
 
 
 def incident_type_of(name: str, expression: str = "", texts: Iterable[str] = ()) -> IncidentType:
@@ -223,7 +227,7 @@ def incident_type_of(name: str, expression: str = "", texts: Iterable[str] = ())
 
 def _spoken_of(name: str, expression: str, texts: Iterable[str]) -> Iterator[IncidentType]:
     """Every type that is spoken of, those of the step that decides first; custom among them for something else."""
-    yield from _fitting(_NAMED, words_of(name))
+    yield from _named(name[:MAX_LOOKED_AT])
     yield from _measured(expression[:MAX_LOOKED_AT])
     for text in texts:
         for sentence in _SENTENCE.split(text[:MAX_READ]):
@@ -239,7 +243,18 @@ def _fitting(rules: Compiled, words: Iterable[str]) -> Iterator[IncidentType]:
             yield incident_type
 
 
-def _measured(expression: str) -> Iterator[IncidentType]:
+@lru_cache(1024)  # a storm is many alerts of few rules
+def _named(name: str) -> tuple[IncidentType, ...]:
+    """What the name of an alert says."""
+    return tuple(_fitting(_NAMED, words_of(name)))
+
+
+@lru_cache(1024)
+def _measured(expression: str) -> tuple[IncidentType, ...]:
+    return tuple(_types_measured(expression))
+
+
+def _types_measured(expression: str) -> Iterator[IncidentType]:
     """What is compared, then what its metrics measure; labels and texts in it are not read."""
     if _FAILED_UNIT.search(expression):
         yield IncidentType.SERVICE_DOWN

@@ -190,7 +190,7 @@ class Door:
         note = replay.note(delivery) if replay else None
         outcomes = store.store(self.engine, delivery, arrivals, unplaced, note)
         if any(stored.outcome == "created" for stored in outcomes):
-            self.waker.wake()
+            self.waker.soon()
         return outcomes
 
 

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from openremedy import edge, ui
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
+from openremedy.extensions import limiter
 from openremedy.services import services
 
 log = structlog.get_logger()
@@ -75,14 +76,11 @@ def _finish(response: Response) -> Response:
 
 
 def _set_retry_after(response: Response) -> None:
-    """Only where waiting helps: the limiter puts the header on every answer, rounded down, and over that of a 503."""
-    reset = response.headers.get("X-RateLimit-Reset")
-    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and reset:
-        response.headers["Retry-After"] = str(max(1, math.ceil(int(reset) - time.time())))
-    elif retry_after := g.get("retry_after"):
+    """Only where waiting helps. What a limit has left is another turn to Redis, so it is asked for here alone."""
+    if retry_after := g.get("retry_after"):
         response.headers["Retry-After"] = retry_after
-    else:
-        response.headers.pop("Retry-After", None)
+    elif response.status_code == HTTPStatus.TOO_MANY_REQUESTS and limiter.current_limit:
+        response.headers["Retry-After"] = str(max(1, math.ceil(limiter.current_limit.reset_at - time.time())))
 
 
 def _problem(problem: Problem) -> ResponseReturnValue:

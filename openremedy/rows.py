@@ -63,19 +63,19 @@ def new_row(identity: str, episode: Episode) -> dict[str, Any]:
     """An incident that begins."""
     alert = episode.newest
     assert alert is not None  # noqa: S101 - a new episode has the alert that began it
-    return {name: getattr(episode, name) for name in STATE} | {
-        "id": episode.id,
-        "identity": identity,
-        "dedup_key": alert.dedup_key,
-        "hostname": alert.hostname,
-        "incident_type": alert.incident_type,
-        "evidence": dict(alert.evidence),
-        "previous_incident_id": episode.previous,
-        "still_firing": episode.still_firing,
-        "flapping": episode.flapping,
-        "triage": Triage.PENDING,
-        "triage_since": episode.first_seen,
-    }
+    row: dict[str, Any] = {name: vars(episode)[name] for name in STATE}
+    row["id"] = episode.id
+    row["identity"] = identity
+    row["dedup_key"] = alert.dedup_key
+    row["hostname"] = alert.hostname
+    row["incident_type"] = alert.incident_type
+    row["evidence"] = alert.evidence
+    row["previous_incident_id"] = episode.previous
+    row["still_firing"] = episode.still_firing
+    row["flapping"] = episode.flapping
+    row["triage"] = Triage.PENDING
+    row["triage_since"] = episode.first_seen
+    return row
 
 
 def alert_row(arrival: Arrival, result: Result) -> dict[str, Any]:

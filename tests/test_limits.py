@@ -77,9 +77,7 @@ def test_the_61st_request_of_a_minute_is_429(
     assert statuses(client, 60) == [401] * 60
     answer = post(client)
     refused(answer, 429, "rate_limited")
-    assert (answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"]) == ("60", "0")
     assert 1 <= int(answer.headers["Retry-After"]) <= 61
-    assert 0 < int(answer.headers["X-RateLimit-Reset"]) - time.time() <= 61
     assert len(answer.headers.getlist("Retry-After")) == 1
     assert post(client, "192.0.2.2").status_code == 401
 
@@ -146,7 +144,6 @@ def test_a_caller_who_waits_as_told_is_served(limited: MakeClient) -> None:
 def test_zero_turns_the_limit_off(limited: MakeClient) -> None:
     client = limited(rate_limit=0)
     assert set(statuses(client, 70)) == {401}
-    assert "X-RateLimit-Limit" not in post(client).headers
 
 
 def test_nothing_else_takes_from_the_budget_or_is_held_by_it(limited: MakeClient, alice: Tenant) -> None:

@@ -168,10 +168,10 @@ def test_an_alert_stored_between_the_job_s_start_and_its_look_is_not_lost(
 
     monkeypatch.setattr(Classifier, "run", run)
     alice.alert()
-    assert len(queued(redis)) == 1
+    until(lambda: len(queued(redis)) == 1, "the alert has queued a job")
     run_job(app)
     assert [one["classification"] for one in alice.incidents()] == ["pending", "done"]
-    assert len(queued(redis)) == 2, "the late one has queued a job of its own"
+    until(lambda: len(queued(redis)) == 2, "the late one has queued a job of its own")
 
 
 @ONE_DATABASE
@@ -181,6 +181,7 @@ def test_a_job_whose_time_is_over_queues_the_next_one(
     monkeypatch.setattr(app.extensions[KEY].waker, "wake", waker.wake)
     monkeypatch.setattr("openremedy.classification.RUN_SECONDS", 0)
     alice.alert()
+    until(lambda: not app.extensions[KEY].door.waker._busy, "the alert has told of itself")
     redis.flushall()
     run_job(app)
     assert len(queued(redis)) == 1

@@ -107,14 +107,6 @@ def test_a_trailing_slash_is_the_same(alice: Tenant) -> None:
     assert post(alice.app, "alice/", BODY, sign(alice.secret, BODY)).status_code == 202
 
 
-@on_sqlite
-def test_it_says_how_many_requests_are_left_but_not_to_wait(make_app: MakeApp, settings: Settings) -> None:
-    app = make_app(dataclasses.replace(settings, rate_limit=60))
-    answer = post(app, "nobody", BODY, None)
-    assert (answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"]) == ("60", "59")
-    assert "Retry-After" not in answer.headers
-
-
 def test_it_replaces_what_no_database_can_store(alice: Tenant) -> None:
     body = json.dumps(DISK_FULL | {"evidence": {"k\x00": "v\ud800", "mount": "/var"}}).encode()
     answer = alice.send(body).get_json()
@@ -602,7 +594,7 @@ def test_an_error_while_the_door_works_is_500_and_not_a_half_answer(
     def boom(*_: Any) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr("openremedy.store.lifecycle.apply", boom)
+    monkeypatch.setattr("openremedy.lifecycle.apply", boom)
     before = rows(alice.app)
     refused(alice.send(BODY), 500, "internal")
     assert rows(alice.app) == before

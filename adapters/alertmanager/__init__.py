@@ -7,6 +7,7 @@ https://prometheus.io/docs/alerting/latest/alerts_api/
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -110,6 +111,7 @@ def _alert(
     )
 
 
+@lru_cache(256)  # one a rule
 def _expression(generator_url: str) -> str:
     """The expression that fired, which Prometheus puts into the link to its own page."""
     try:
