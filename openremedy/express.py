@@ -23,7 +23,6 @@ from typing import Any
 
 import orjson
 import psycopg
-from psycopg.errors import UniqueViolation
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql
 
@@ -50,6 +49,7 @@ from openremedy.rows import (
 )
 
 ATTEMPTS = 3
+RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
 REMEMBERED = 5_000  # incidents; about a kilobyte each
 
 
@@ -95,7 +95,7 @@ def store(
 ) -> list[Stored] | None:
     """Store a body in one statement, or nothing at all: then None, and it is for a transaction.
 
-    Raises psycopg.Error, sqlalchemy.exc.TimeoutError; nothing was stored, or, if the connection broke, perhaps all.
+    Raises psycopg.Error, sqlalchemy.exc.TimeoutError: nothing was stored, or, if the connection broke, perhaps all.
     """
     if not arrivals or any(one.beat is not None for one in unplaced):
         return None
@@ -112,8 +112,11 @@ def store(
                     continue
                 remembered.keep(tenant_id, guess.written)
                 return outcomes_of(arrivals, guess.results, unplaced)
-    except (NotPlain, UniqueViolation):
-        pass
+    except (NotPlain, psycopg.IntegrityError, psycopg.DataError):
+        pass  # nothing was written
+    except psycopg.OperationalError as error:
+        if error.sqlstate not in RETRIED_STATES:
+            raise
     return None
 
 
@@ -125,11 +128,10 @@ def _connection(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
     driver.autocommit = True
     try:
         yield driver
-    except psycopg.OperationalError:
-        pooled.invalidate()
-        raise
     finally:
-        if not driver.closed:
+        if driver.closed:
+            pooled.invalidate()
+        else:
             driver.autocommit = False
         pooled.close()
 

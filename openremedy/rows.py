@@ -136,5 +136,7 @@ def may_be_known(episode: Episode, alert: Alert) -> bool:
     """Whether only the alerts of an open episode can tell that it has seen this one."""
     if alert.occurred_at is None or alert.digest() == episode.event_digest:
         return False
+    if alert.status is AlertStatus.RESOLVED:
+        return False  # an end is held against times alone
     newer = episode.event_at is not None and alert.occurred_at > episode.event_at
     return not newer or alert.status is not AlertStatus.FIRING

@@ -51,7 +51,6 @@ log = structlog.get_logger()
 
 ATTEMPTS = 8
 PATIENCE = 2  # collisions after the first, then the tenant's gate is taken alone
-RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
 
 _incidents = table(Incident)
 _alerts = table(AlertRecord)
@@ -144,7 +143,7 @@ def store(
         plain = engine.dialect.name == "postgresql" and not replayed
         if plain and (outcomes := express.store(engine, delivery, arrivals, unplaced)) is not None:
             return outcomes
-    except (psycopg.Error, PoolTimeout) as error:
+    except (psycopg.OperationalError, PoolTimeout) as error:
         raise _unavailable(error) from error
     alone = False
     for attempt in range(ATTEMPTS):
@@ -159,7 +158,7 @@ def store(
         except PoolTimeout as error:
             raise _unavailable(error) from error
         except OperationalError as error:
-            if _state(error) not in RETRIED_STATES:
+            if _state(error) not in express.RETRIED_STATES:
                 raise _unavailable(error) from error
         except DBAPIError as error:
             if not error.connection_invalidated:

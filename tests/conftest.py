@@ -230,6 +230,12 @@ def make_settings(folder: Path, database_url: str, **changes: Any) -> Settings:
 # ---------------------------------------------------------------- the application
 
 
+@pytest.fixture
+def in_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No body goes in one statement: what is asked for is about the store's own transaction."""
+    monkeypatch.setattr("openremedy.express.store", lambda *_: None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quick_applications() -> Iterator[None]:
     """Thousands are made: compile the code of each route once, and let SQLite not wait for the disk.

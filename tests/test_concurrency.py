@@ -173,6 +173,7 @@ def test_firings_and_resolves_without_times_racing_leave_at_most_one_open(engine
     assert len(rows(engine, select(Incident.id).where(Incident.latest))) == 1
 
 
+@pytest.mark.usefixtures("in_transactions")
 @pytest.mark.parametrize("earlier", [False, True], ids=["the first episode", "a later episode"])
 @ONLY_POSTGRESQL
 def test_a_resolve_that_comes_while_its_firing_is_being_stored_ends_it(
@@ -193,6 +194,7 @@ def test_a_resolve_that_comes_while_its_firing_is_being_stored_ends_it(
     assert rows(engine, select(Incident.status).where(Incident.status != "resolved")) == []
 
 
+@pytest.mark.usefixtures("in_transactions")
 @pytest.mark.parametrize("earlier", [False, True], ids=["the first episode", "a later episode"])
 @ONLY_POSTGRESQL
 def test_a_firing_that_comes_while_its_resolve_is_being_stored_is_over(
@@ -314,6 +316,7 @@ def test_a_sqlite_that_stays_locked_is_a_503(
     assert alice.alert()["outcome"] == "updated"
 
 
+@pytest.mark.usefixtures("in_transactions")
 def test_writers_that_meet_again_and_again_get_a_503(
     engine: Engine, tenant: int, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +328,7 @@ def test_writers_that_meet_again_and_again_get_a_503(
     assert counts(engine) == {"deliveries": 0, "alerts": 0, "incidents": 0, "timeline": 0}
 
 
+@pytest.mark.usefixtures("in_transactions")
 @ONLY_POSTGRESQL
 @pytest.mark.parametrize("beginning", ["INSERT INTO incidents", "INSERT INTO alerts", "INSERT INTO timeline"])
 def test_a_connection_killed_in_the_middle_leaves_nothing_half_done(
@@ -341,6 +345,7 @@ def test_a_connection_killed_in_the_middle_leaves_nothing_half_done(
     assert outcomes(put(engine, tenant, alert())) == ["created"]
 
 
+@pytest.mark.usefixtures("in_transactions")
 @ONLY_POSTGRESQL
 def test_a_deadlock_is_retried_until_it_works(engine: Engine, tenant: int) -> None:
     def deadlock() -> None:

@@ -92,6 +92,7 @@ def test_two_sources_with_equal_labels_stay_apart(alice: Tenant, source: Source)
     assert {one["source"] for one in alice.incidents()} == {"alertmanager", "alertmanager-2"}
 
 
+@pytest.mark.usefixtures("in_transactions")
 def test_of_a_body_that_cannot_be_stored_whole_nothing_is_stored(
     alice: Tenant, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,6 +249,7 @@ def test_a_duplicate_is_told_also_behind_a_new_observation_in_its_body(engine: E
     assert outcomes(put(engine, tenant, alert(), alert(at=0))) == ["updated", "duplicate"]
 
 
+@pytest.mark.usefixtures("in_transactions")
 def test_a_writer_that_keeps_losing_goes_alone(engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = store._store
     tried: list[bool] = []

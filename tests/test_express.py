@@ -1,0 +1,308 @@
+"""The door's one statement: as right as the transaction that it stands in for, and never more than a guess."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import Engine, create_engine, select, text
+
+from bodies import alert, arrivals, delivery, minute, outcomes, put, tenant_id
+from cast import Tenant
+from openremedy import database, express, store
+from openremedy.alerts import Alert, Outcome
+from openremedy.errors import Unavailable
+from openremedy.extensions import db
+from openremedy.models import AlertRecord, Delivery, Incident, TimelineEntry, table
+from openremedy.rows import GATE, STATE, Unplaced
+from services import until
+
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+HOSTILE = [
+    {"big": 10**30, "small": -(10**25), "float": 1e300, "tiny": 5e-324, "whole": 1e16, "no": False, "none": None},
+    {
+        "quote": "\"'\\\\ \\u0041 $1 %s {x} :name",
+        "lines": "a\nb\r\n\tc",
+        "umlaut": "ÄÖ ß",
+        "emoji": "🔥👩‍🚒",
+        "bidi": "\u202eabc",
+    },
+    {"z": 1, "a": {"z": [1, {"y": 2, "b": [[], {}]}], "a": ""}, "": "no name", "ключ": "значение"},
+    {"json": '{"a": [1, 2]}', "sql": "'); DROP TABLE incidents; --", "line": "\u2028\u2029\x7f"},
+    {},
+]
+
+
+@pytest.fixture
+def engine(app: Flask) -> Engine:
+    with app.app_context():
+        return db.engine
+
+
+@pytest.fixture
+def tenant(alice: Tenant, engine: Engine) -> int:
+    return tenant_id(engine, alice.slug)
+
+
+@pytest.fixture
+def other(engine: Engine) -> Iterator[Engine]:
+    """The same database, seen by another process: it believes nothing."""
+    one = create_engine(engine.url)
+    database.prepare(one)
+    yield one
+    one.dispose()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements of this room, in the order they are sent."""
+    found: list[str] = []
+    real = express._execute
+
+    def execute(connection: Any, statement: str, values: list[Any]) -> list[Any]:
+        found.append("look" if statement.startswith("SELECT") else "write")
+        return real(connection, statement, values)
+
+    monkeypatch.setattr(express, "_execute", execute)
+    return found
+
+
+def rows(engine: Engine, statement: Any) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(statement).all())
+
+
+def told(engine: Engine, tenant: int) -> list[Any]:
+    """Everything that is stored of a tenant, without what differs by nature: ids and moments of ours."""
+    found = []
+    for model in (Delivery, Incident, AlertRecord, TimelineEntry):
+        columns = [one for one in table(model).c if one.name not in DIFFERENT]
+        stored = rows(engine, select(*columns).where(table(model).c.tenant_id == tenant))
+        found += sorted(AN_ID.sub("an id", repr(row)) for row in stored)
+    return found
+
+
+AN_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
+
+DIFFERENT = (
+    "id tenant_id delivery_id incident_id previous_incident_id received_at first_seen last_seen triage_since at "
+    "recent_starts request_id acknowledged_at resolved_at"
+).split()
+
+BODIES: dict[str, list[list[Alert]]] = {
+    "a new one": [[alert()]],
+    "a new one with a time": [[alert(at=0)]],
+    "a repeat": [[alert()], [alert(severity="high", evidence={"used": 93})]],
+    "a repeat with a time": [[alert(at=0)], [alert(at=0)], [alert(at=5)], [alert(at=2)]],
+    "its end": [[alert(at=0)], [alert("resolved", at=5)], [alert("resolved", at=5)]],
+    "an end before its beginning": [[alert("resolved", at=5)], [alert(at=0)]],
+    "an end of nothing": [[alert("resolved")]],
+    "an acknowledgement": [[alert("acknowledged")], [alert()], [alert("acknowledged")]],
+    "the next episode": [[alert(at=0)], [alert("resolved", at=5)], [alert(at=9)]],
+    "all in one body": [[alert(at=0), alert(at=0), alert("resolved", at=5), alert(hostname="web-02")]],
+    "many": [[alert(hostname=f"web-{n}", evidence={"n": n}) for n in range(40)]] * 2,
+    "a key": [[alert(dedup_key="a'b\\\\c\"d")], [alert(hostname="elsewhere", dedup_key="a'b\\\\c\"d")]],
+}
+BODIES |= {
+    f"hostile evidence {n}": [[alert(evidence=one)], [alert(evidence=one | {"again": 1})]]
+    for n, one in enumerate(HOSTILE)
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_it_stores_what_the_transaction_stores(
+    engine: Engine, tenant: int, charlie: Tenant, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    theirs = tenant_id(engine, charlie.slug)
+    with_it = [outcomes(put(engine, tenant, *body)) for body in BODIES[name]]
+    monkeypatch.setattr(express, "store", lambda *_: None)
+    assert with_it == [outcomes(put(engine, theirs, *body)) for body in BODIES[name]]
+    assert told(engine, tenant) == told(engine, theirs)
+
+
+def test_a_delivery_is_stored_to_the_letter(engine: Engine, tenant: int) -> None:
+    changes = {
+        "body": bytes(range(256)),
+        "headers": {"User-Agent": '\\u0000 ü "'},
+        "message": "x'y\\",
+        "adapter": "grafana",
+    }
+    put(engine, tenant, alert(), **changes)
+    (row,) = rows(engine, select(Delivery.body, Delivery.headers, Delivery.message, Delivery.adapter))
+    assert row == tuple(changes.values())
+
+
+def test_what_belongs_to_no_incident_stands_beside_what_does(engine: Engine, tenant: int, sent: list[str]) -> None:
+    rejected = Unplaced(0, Outcome.REJECTED, "no'; --")
+    (one,) = arrivals(alert())
+    one = type(one)(1, one.alert, one.identity)
+    assert outcomes(store.store(engine, delivery(tenant), [one], [rejected])) == ["rejected", "created"]
+    assert sent == ["write"]
+    found = rows(
+        engine, select(AlertRecord.position, AlertRecord.outcome, AlertRecord.reason).order_by(AlertRecord.position)
+    )
+    assert [tuple(map(str, row)) for row in found] == [("0", "rejected", "no'; --"), ("1", "created", "None")]
+
+
+# ---------------------------------------------------------------- turns on the wire
+
+
+def test_what_is_new_takes_one_turn_however_many_there_are(engine: Engine, tenant: int, sent: list[str]) -> None:
+    put(engine, tenant, *[alert(hostname=f"web-{n}") for n in range(50)])
+    assert sent == ["write"]
+
+
+def test_what_this_process_has_stored_takes_one_turn_again(engine: Engine, tenant: int, sent: list[str]) -> None:
+    for _ in range(3):
+        put(engine, tenant, alert())
+    put(engine, tenant, alert("resolved"))
+    assert sent == ["write"] * 4
+
+
+def test_what_another_has_changed_takes_two(engine: Engine, other: Engine, tenant: int, sent: list[str]) -> None:
+    put(engine, tenant, alert())
+    put(other, tenant, alert(severity="critical"))
+    assert sent == ["write"] * 3
+    put(engine, tenant, alert())
+    assert sent == ["write"] * 5
+    assert rows(engine, select(Incident.occurrences, Incident.severity)) == [(3, "medium")]
+
+
+def test_an_end_of_what_only_another_knows_looks_first(
+    engine: Engine, other: Engine, tenant: int, sent: list[str]
+) -> None:
+    put(engine, tenant, alert(at=0))
+    assert outcomes(put(other, tenant, alert("resolved", at=5))) == ["resolved"]
+    assert sent == ["write", "look", "write"]
+
+
+def test_it_forgets_what_was_not_written_for_the_longest(
+    engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(express, "REMEMBERED", 2)
+    for name in ("a", "b", "a", "c"):
+        put(engine, tenant, alert(hostname=name))
+    kept = express._beliefs[engine]._known.values()
+    hosts = {
+        host
+        for (host,) in rows(engine, select(Incident.hostname).where(Incident.id.in_([one.episode.id for one in kept])))
+    }
+    assert hosts == {"a", "c"}
+
+
+def test_its_function_gives_what_the_lifecycle_asks_for(engine: Engine, tenant: int) -> None:
+    found = rows(engine, text("SELECT proargnames FROM pg_proc WHERE proname = 'openremedy_differing'"))
+    assert found[0][0][4:] == ["identity", "version", "id", *STATE]
+
+
+# ---------------------------------------------------------------- races
+
+
+@contextmanager
+def held(engine: Engine, tenant: int) -> Iterator[psycopg.Connection[Any]]:
+    """The tenant's gate, taken by somebody else: whoever stores waits before it, with an old view of the tables."""
+    address = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [GATE + tenant])
+        yield connection
+
+
+def waiting(connection: psycopg.Connection[Any]) -> list[int]:
+    """Who waits before a gate."""
+    found = connection.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    return [pid for (pid,) in found]
+
+
+def stored_behind(
+    engine: Engine, tenant: int, body: Alert, meanwhile: Callable[[psycopg.Connection[Any]], None]
+) -> Future[Any]:
+    """The future of a body that was sent while the gate was held and `meanwhile` happened."""
+    pool = ThreadPoolExecutor(1)
+    with held(engine, tenant) as connection:
+        future = pool.submit(put, engine, tenant, body)
+        until(lambda: waiting(connection), "it waits before the gate")
+        meanwhile(connection)
+    pool.shutdown(wait=False)
+    return future
+
+
+def test_a_resolve_that_is_stored_while_its_firing_waits_ends_it(engine: Engine, tenant: int, sent: list[str]) -> None:
+    (late,) = arrivals(alert("resolved", at=5))
+    row = delivery(tenant)
+
+    def resolve(connection: psycopg.Connection[Any]) -> None:
+        connection.execute(
+            "INSERT INTO deliveries (id, tenant_id, adapter, received_at, request_id, remote_addr, accepted,"
+            " status_code, headers, body, body_bytes) VALUES (%s, %s, 'canonical', now(), 'x', 'x', true, 202, '{}', '', 0)",
+            [row["id"], tenant],
+        )
+        connection.execute(
+            "INSERT INTO alerts (tenant_id, delivery_id, position, outcome, status, severity, occurred_at, received_at,"
+            " orphan_identity) VALUES (%s, %s, 0, 'ignored', 'resolved', 'medium', %s, now(), %s)",
+            [tenant, row["id"], minute(5), late.identity],
+        )
+
+    (stored,) = stored_behind(engine, tenant, alert(at=0), resolve).result(30)
+    assert (stored.outcome, stored.reason) == ("created", "its resolve had arrived before it")
+    assert rows(engine, select(Incident.status)) == [("resolved",)]
+    assert sent == ["write"], "and then a transaction"
+
+
+def test_what_is_believed_may_change_while_it_waits(engine: Engine, tenant: int, sent: list[str]) -> None:
+    put(engine, tenant, alert())
+
+    def acknowledge(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("UPDATE incidents SET status = 'acknowledged', occurrences = 7")
+
+    assert outcomes(stored_behind(engine, tenant, alert(), acknowledge).result(30)) == ["updated"]
+    assert rows(engine, select(Incident.status, Incident.occurrences)) == [("acknowledged", 8)]
+    assert sent == ["write"] * 3
+
+
+def test_of_a_body_whose_connection_is_killed_nothing_is_stored(engine: Engine, tenant: int) -> None:
+    def kill(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("SELECT pg_terminate_backend(%s)", waiting(connection))
+
+    with pytest.raises(Unavailable):
+        stored_behind(engine, tenant, alert(), kill).result(30)
+    assert told(engine, tenant) == []
+    assert outcomes(put(engine, tenant, alert())) == ["created"], "the next one has a connection that works"
+
+
+def test_a_failing_row_leaves_nothing_of_its_body(engine: Engine, tenant: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE timeline ADD CONSTRAINT none CHECK (false) NOT VALID"))
+    with pytest.raises(Exception, match="none"):
+        put(engine, tenant, alert())
+    assert told(engine, tenant) == []
+
+
+def test_two_processes_with_wrong_beliefs_write_every_alert_once(engine: Engine, other: Engine, tenant: int) -> None:
+    put(engine, tenant, *[alert(hostname=f"web-{n}") for n in range(3)])
+    barrier = threading.Barrier(8)
+
+    def send(number: int) -> list[str]:
+        barrier.wait(30)
+        mine = (engine, other)[number % 2]
+        return [one for _ in range(10) for one in outcomes(put(mine, tenant, alert(hostname=f"web-{number % 3}")))]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(chain.from_iterable(pool.map(send, range(8)))) == {"updated"}
+    assert sum(count for (count,) in rows(engine, select(Incident.occurrences))) == 3 + 80
+    assert len(rows(engine, select(AlertRecord.id))) == 3 + 80
+
+
+def test_a_deadlock_is_no_refusal(engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deadlock(*_: Any) -> list[Any]:
+        raise psycopg.errors.DeadlockDetected
+
+    monkeypatch.setattr(express, "_execute", deadlock)
+    assert outcomes(put(engine, tenant, alert())) == ["created"]
