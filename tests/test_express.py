@@ -241,7 +241,8 @@ def test_a_resolve_that_is_stored_while_its_firing_waits_ends_it(engine: Engine,
     def resolve(connection: psycopg.Connection[Any]) -> None:
         connection.execute(
             "INSERT INTO deliveries (id, tenant_id, adapter, received_at, request_id, remote_addr, accepted,"
-            " status_code, headers, body, body_bytes) VALUES (%s, %s, 'canonical', now(), 'x', 'x', true, 202, '{}', '', 0)",
+            " status_code, headers, body, body_bytes)"
+            " VALUES (%s, %s, 'canonical', now(), 'x', 'x', true, 202, '{}', '', 0)",
             [row["id"], tenant],
         )
         connection.execute(
