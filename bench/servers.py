@@ -69,9 +69,9 @@ class Machine:
     def alerta(self) -> Candidate:
         """Alerta with its schema made before its workers race for it."""
         environment = {"DATABASE_URL": self.postgres.create_database("alerta"), "SECRET_KEY": "x" * 40}
-        make = [str(ALERTA), "-c", "import bench.alerta_app"]
+        make = [str(ALERTA), "-c", "import bench.alerta"]
         subprocess.run(make, cwd=ROOT, env=os.environ | environment, check=True, capture_output=True)
-        return self._gunicorn("alerta", str(ALERTA), "bench.alerta_app:app", environment)
+        return self._gunicorn("alerta", str(ALERTA), "bench.alerta:app", environment)
 
     def openremedy(self, name: str = "openremedy", **environment: str) -> OpenRemedy:
         """Ours, with one tenant, its recipes and a source of Alertmanager; only the web process is started."""
@@ -121,9 +121,8 @@ def _options() -> list[str]:
     """Our own settings of gunicorn; its configuration file would ask Alerta's interpreter for our packages."""
     chosen = runpy.run_path(str(ROOT / "config/gunicorn.conf.py"))
     options = [f"--{name}={chosen[name]}" for name in ("workers", "threads", "timeout")]
-    return [*options, f"--worker-class={chosen['worker_class']}", f"--keep-alive={chosen['keepalive']}"] + [
-        *("--log-level", "warning", "--no-control-socket")
-    ]
+    options += [f"--worker-class={chosen['worker_class']}", f"--keep-alive={chosen['keepalive']}"]
+    return [*options, "--log-level=warning", "--no-control-socket"]
 
 
 def _answers(url: str) -> bool:

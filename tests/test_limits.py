@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,13 @@ def _seen_by(redis_url: str, client: FlaskClient) -> bool:
     post(client, "203.0.113.50")
     with Redis.from_url(redis_url) as redis:
         return any(b"203.0.113.50" in key for key in redis.keys("*"))
+
+
+def test_of_those_that_find_redis_hung_at_the_same_moment_none_fails(
+    limited: MakeClient, alice: Tenant, redis_server: RedisServer, redis_url: str
+) -> None:
+    """The limiter turns to memory for the first of them, and would let the others fail."""
+    app = limited(redis_url=redis_url).application
+    with redis_server.paused(), ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: send(app.test_client(), alice).status_code, range(16)))
+    assert set(found) == {202}
