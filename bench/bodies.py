@@ -44,7 +44,13 @@ def alertmanager(numbers: Iterator[int], alerts: int = 50) -> bytes:
         "externalURL": "http://alertmanager.example.net:9093",
         "alerts": entries,
     }
-    return json.dumps(body).encode()
+    return _as_go(body)
+
+
+def _as_go(body: dict[str, Any]) -> bytes:
+    """JSON as Alertmanager writes it."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
 
 
 def _entry(number: int) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def _entry(number: int) -> dict[str, Any]:
         },
         "startsAt": time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()),
         "endsAt": "0001-01-01T00:00:00Z",
-        "generatorURL": "http://prometheus.example.net:9090/graph?g0.expr=node_filesystem_avail_bytes",
+        "generatorURL": "http://prometheus.example.net:9090/graph?g0.expr=node_filesystem_avail_bytes+%3C+10&g0.tab=1",
         "fingerprint": f"{number:016x}",
     }
 

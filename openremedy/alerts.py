@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NoReturn
 
+import orjson
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from openremedy.errors import BadBody, Invalid
@@ -92,8 +93,13 @@ class Alert:
     occurred_at: datetime | None = None
 
     def digest(self) -> str:
-        """Equal for two alerts that say the same: status, event time, severity and evidence."""
-        return self._digest
+        """Equal for two alerts that say the same: status, event time, severity and evidence. Worked out once."""
+        kept = vars(self).get("_digest")
+        if kept is None:
+            evidence = {name: value for name, value in self.evidence.items() if name not in NO_NEWS}
+            said = [self.status, str(self.occurred_at), self.severity, evidence]
+            kept = vars(self)["_digest"] = hashlib.sha256(_sorted(said)).hexdigest()[:32]
+        return str(kept)
 
     def to_bytes(self) -> bytes:
         """The canonical body of this alert; what UTF-8 cannot carry goes as an escape."""
@@ -108,13 +114,10 @@ class Alert:
             body["dedup_key"] = self.dedup_key
         if self.occurred_at is not None:
             body["occurred_at"] = self.occurred_at.isoformat()
-        return _ASCII.encode(body).encode()
-
-    @cached_property
-    def _digest(self) -> str:
-        evidence = {name: value for name, value in self.evidence.items() if name not in NO_NEWS}
-        said = [self.status, str(self.occurred_at), self.severity, evidence]
-        return hashlib.sha256(compact(said).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        try:
+            return orjson.dumps(body)
+        except TypeError:  # half of a surrogate pair, an integer of more than 64 bits
+            return _ASCII.encode(body).encode()
 
 
 # ---------------------------------------------------------------- bytes to JSON
@@ -130,8 +133,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def parse_json(body: bytes) -> Any:
     """Whatever JSON is in `body`, read as strictly. Raises BadBody."""
+    plain = _read_back(body)
     try:
-        value = _DECODER.decode(body.decode("utf-8"))
+        value = _DECODER.decode(body.decode("utf-8")) if plain is None else plain
     except UnicodeDecodeError as error:
         raise BadBody(f"The body is not UTF-8: byte {error.start} cannot be read.") from error
     except json.JSONDecodeError as error:
@@ -142,6 +146,23 @@ def parse_json(body: bytes) -> Any:
     if body.count(b"{") + body.count(b"[") > MAX_EVIDENCE_DEPTH and _deeper_than(value, MAX_EVIDENCE_DEPTH + 1):
         raise _too_deep()
     return value
+
+
+def _read_back(body: bytes) -> Any:
+    """What orjson reads in `body` if it writes the same bytes again, or None.
+
+    Nothing that must be refused comes back as it was: a key that stands twice, a number that is too large, bytes that
+    are no UTF-8. Programs that write JSON without blanks are read in a tenth of the time, Alertmanager among them.
+    """
+    try:
+        value = orjson.loads(body)
+        again = orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
+    if again != body:
+        # As Go spells them.
+        again = again.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    return value if again == body else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -362,6 +383,14 @@ def storable(value: Any) -> tuple[Any, bool]:
 def compact(value: Any) -> str:
     """`value` as JSON in its shortest and only spelling."""
     return _COMPACT.encode(value)
+
+
+def _sorted(value: Any) -> bytes:
+    """Equal for equal values, whatever the order of their keys."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return compact(value).encode("utf-8", "surrogatepass")
 
 
 def shown(text: str, limit: int = 100) -> str:

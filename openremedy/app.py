@@ -68,8 +68,8 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         # Changing the strategy on a live Redis gives WRONGTYPE: then raise this version.
         "RATELIMIT_KEY_PREFIX": "openremedy-v1",
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
-        # The first request that finds Redis away turns to memory; those that found it at the same moment would be a 500.
-        # They pass, and the limiter says so in the log.
+        # The first request that finds Redis away turns to memory; those that found it at the same moment would fail.
+        # Instead they pass, and the limiter says so in the log.
         "RATELIMIT_SWALLOW_ERRORS": True,
     }
 

@@ -23,6 +23,7 @@ WAKE_KEY = "openremedy:wake"
 WAKE_SECONDS = 5  # a lost job is missed no longer than this by those who come after it
 WEB_TIMEOUT = 0.5  # seconds
 BREATH = 0.02  # seconds between two wakes of one process
+IDLE = 1.0  # seconds that its thread waits for the next who asks
 PAUSE = 5.0  # seconds without trying after a failure, so that a hung Redis costs one request, not all
 
 
@@ -74,28 +75,32 @@ class Waker:
         self._job_timeout = job_timeout
         self._pause_until = 0.0
         self._lock = threading.Lock()
-        self._asked = self._busy = False
+        self._asked = threading.Event()
+        self._busy = False
 
     def soon(self) -> None:
         """The same as wake(), by a thread and once for all who ask within BREATH: no request waits for Redis.
 
         What was asked when the process is killed is missed as by a dead Redis: the sweep finds the work.
         """
+        self._asked.set()
         with self._lock:
-            idle, self._asked, self._busy = not self._busy, True, True
-        if idle:
-            threading.Thread(target=self._wake_all, name="waker").start()
+            if not self._busy:
+                self._busy = True
+                threading.Thread(target=self._wake_all, name="waker").start()
 
     def _wake_all(self) -> None:
-        again = True
-        while again:
-            self._asked = again = False
-            try:
+        """Ends a second after the last who asked: a process has no thread more than it needs, and stops at once."""
+        try:
+            while self._asked.wait(IDLE):
+                self._asked.clear()
                 self.wake()
                 time.sleep(BREATH)
-            finally:
-                with self._lock:
-                    self._busy = again = self._asked
+        finally:
+            with self._lock:
+                self._busy = False
+        if self._asked.is_set():  # by one who saw us at work
+            self.soon()
 
     def wake(self) -> bool:
         """Make sure a job is queued. False when Redis could not be told; the sweep will find the work."""

@@ -92,8 +92,8 @@ _INSERT_INCIDENT = {
     "sqlite": sqlite.insert(_incidents).on_conflict_do_nothing(),
 }
 _ALONE = select(func.pg_advisory_xact_lock(bindparam("gate")))
-# The delivery is written first, so the gate costs no statement of its own. No scans of whole tables: plans are kept, and
-# one that was made while a table was small is still used while a storm makes it large.
+# The delivery is written first, so the gate costs no statement of its own. No scans of whole tables: plans are kept,
+# and one that was made while a table was small is still used while a storm makes it large.
 _INSERT_DELIVERY = {
     "postgresql": insert(table(Delivery)).returning(
         func.pg_advisory_xact_lock_shared(table(Delivery).c.tenant_id + GATE),

@@ -181,7 +181,7 @@ def test_a_job_whose_time_is_over_queues_the_next_one(
     monkeypatch.setattr(app.extensions[KEY].waker, "wake", waker.wake)
     monkeypatch.setattr("openremedy.classification.RUN_SECONDS", 0)
     alice.alert()
-    until(lambda: not app.extensions[KEY].door.waker._busy, "the alert has told of itself")
+    until(lambda: queued(redis), "the alert has queued a job")
     redis.flushall()
     run_job(app)
     assert len(queued(redis)) == 1
