@@ -70,6 +70,10 @@ check: lint types contracts ## lint, types and contracts
 fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read them before committing
 	$(BIN)/python tests/golden.py
 
+.PHONY: bench
+bench: $(VENV)/installed-dev $(VENV)/alerta/installed ## Time the door and the verdicts against others (40 minutes); T=--smoke takes one
+	$(BIN)/python -m bench $(T)
+
 .PHONY: bench-ui
 bench-ui: $(VENV)/installed-dev ## Time the lists, the search and the overview with 100,000 incidents (3 minutes)
 	$(BIN)/python scripts/bench_ui.py
@@ -100,6 +104,7 @@ lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, 
 	$(COMPILE) requirements.in -o requirements.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) requirements-train.in -o requirements-train.txt
+	$(COMPILE) requirements-bench.in -o requirements-bench.txt
 
 .PHONY: clean
 clean: ## Remove .venv and caches; never your data
@@ -128,6 +133,12 @@ $(VENV)/installed-dev: $(BIN)/pip requirements.txt requirements-dev.txt
 $(VENV)/installed-train: $(VENV)/installed requirements-train.txt
 	@echo "Installing what the matcher is trained with into $(VENV): a few seconds, once."
 	$(PIP) install --quiet --require-hashes -r requirements-train.txt
+	@touch $@
+
+$(VENV)/alerta/installed: $(BIN)/pip requirements-bench.txt
+	@echo "Installing what the benchmark compares with into $(VENV)/alerta: half a minute, once."
+	$(PYTHON) -m venv --clear $(VENV)/alerta
+	$(VENV)/alerta/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-bench.txt
 	@touch $@
 
 $(OIDC)/node_modules/installed: $(OIDC)/package-lock.json
