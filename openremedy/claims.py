@@ -16,6 +16,7 @@ from sqlalchemy import (
     Engine,
     Select,
     Subquery,
+    bindparam,
     delete,
     func,
     insert,
@@ -49,6 +50,32 @@ class Claim:
 
     id: uuid.UUID
     incident: Any  # a row of the table
+
+
+def _mine(incident: Any, claim: Any) -> tuple[ColumnElement[bool], ...]:
+    """What must hold for a row to be written by who made this claim."""
+    return _incidents.c.id == incident, _incidents.c.claim == claim, _incidents.c.triage == Triage.CLASSIFYING
+
+
+# Made once, and each row of a batch with the same: to build a statement takes longer than to run it.
+_ENDING = ("triage", "triage_since", "cause", "fresh", "provisional", "retry_at", "model_attempts", "verdict_id")
+_HELD = _mine(bindparam("b_id"), bindparam("b_claim"))
+_SETTLE = (
+    update(_incidents)
+    .where(*_HELD)
+    .values({name: bindparam(f"b_{name}") for name in _ENDING} | {"claim": None, "lease_until": None})
+)
+_GIVE_BACK = (
+    update(_incidents)
+    .where(*_HELD)
+    .values(
+        triage=Triage.PENDING,
+        attempts=_incidents.c.attempts - 1,
+        claim=None,
+        lease_until=None,
+        cause=bindparam("b_cause"),
+    )
+)
 
 
 def _upsert(engine: Engine, model: Any) -> Any:
@@ -149,28 +176,24 @@ def _take(connection: Connection, ids: Sequence[uuid.UUID], moment: datetime, le
     return [Claim(batch, row) for row in connection.execute(taken).mappings()] if free else []
 
 
-def give_back(connection: Connection, held: Claim, cause: str) -> None:
-    """Put a claimed incident back to wait; the attempt does not count."""
-    values = {
-        "triage": Triage.PENDING,
-        "attempts": _incidents.c.attempts - 1,
-        "claim": None,
-        "lease_until": None,
-        "cause": cause,
-    }
-    statement = update(_incidents).where(_incidents.c.id == held.incident["id"], _mine(held)).values(values)
-    connection.execute(statement)
+def give_back(connection: Connection, held: Sequence[tuple[Claim, str]]) -> None:
+    """Put claimed incidents back to wait, each with its cause; the attempts do not count."""
+    if held:
+        connection.execute(_GIVE_BACK, [_of(claim) | {"b_cause": cause} for claim, cause in held])
 
 
-def _mine(held: Claim) -> Any:
-    return (_incidents.c.claim == held.id) & (_incidents.c.triage == Triage.CLASSIFYING)
+def _of(held: Claim) -> dict[str, Any]:
+    return {"b_id": held.incident["id"], "b_claim": held.id}
 
 
-def settle(connection: Connection, held: Claim, values: dict[str, Any]) -> bool:
-    """Write the end of a claim; False when the incident is somebody else's by now, then nothing was written."""
-    done = values | {"claim": None, "lease_until": None}
-    statement = update(_incidents).where(_incidents.c.id == held.incident["id"], _mine(held)).values(done)
-    return connection.execute(statement).rowcount == 1
+def settle(connection: Connection, ends: Sequence[tuple[Claim, dict[str, Any]]]) -> bool:
+    """Write the ends of claims (all that _ENDING names); False when one of the incidents is somebody else's by now.
+    Then only the others were written.
+    """
+    if not ends:
+        return True
+    rows = [_of(held) | {f"b_{name}": end[name] for name in _ENDING} for held, end in ends]
+    return connection.execute(_SETTLE, rows, execution_options={"preserve_rowcount": True}).rowcount == len(rows)
 
 
 def fail(engine: Engine, held: Claim, reason: str) -> None:
@@ -183,8 +206,10 @@ def fail(engine: Engine, held: Claim, reason: str) -> None:
         if spent
         else {"triage": Triage.PENDING, "retry_at": now() + pause}
     )
+    free = values | {"claim": None, "lease_until": None}
     with engine.begin() as connection:
-        if settle(connection, held, values) and spent:
+        settled = connection.execute(update(_incidents).where(*_mine(held.incident["id"], held.id)).values(free))
+        if settled.rowcount and spent:
             _say_needs_human(connection, held.incident, f"{attempts} attempts failed: {reason}")
 
 
@@ -291,7 +316,7 @@ def take_cause(engine: Engine, held: Claim, cause: str, lease: timedelta) -> Tur
         held_until = connection.execute(select(leases.c.lease_until).filter_by(**key)).scalar_one()
         if held_until < moment:
             return Turn.FAILED
-        give_back(connection, held, cause)
+        give_back(connection, [(held, cause)])
         return Turn.WAIT
 
 
