@@ -53,6 +53,7 @@ CONFIDENCE_FEATURES = (
 
 _LEAD_WORDS, _LEAST_LEAD = 60, 4
 _FIRST_LOOK = 40  # candidates that are compared among themselves
+_RANKINGS_KEPT = 500  # of different incidents, per catalogue
 _WORDS_KEPT = 1000  # of which the pieces are added up, per catalogue
 _FEW, _MANY = 50, 200  # recipes, below and above which the confidence of one kind holds alone
 _SATURATION, _LENGTH = 1.2, 0.5
@@ -162,7 +163,7 @@ def _lead(when: str) -> str:
 
 
 class Index:
-    """The recipes of one catalogue, ready to be ranked for any incident. Immutable but for what it keeps by type."""
+    """The recipes of one catalogue, ready to be ranked for any incident. Immutable but for what it remembers."""
 
     def __init__(self, recipes: Iterable[Recipe], matcher: Matcher = MATCHER) -> None:
         self.recipes = {recipe.slug: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.slug)}
@@ -172,6 +173,7 @@ class Index:
         self._scope_of: dict[str, _Scope] = {}
         self._remembered: Mapping[str, _Remembered] = {}
         self._memories: dict[str, _Memory] = {}
+        self._ranked: dict[tuple[Any, _Trouble], tuple[Match, ...]] = {}
 
     def remembering(self, examples: Iterable[Example]) -> "Index":
         """The same recipes with other examples; what is known of the recipes is shared."""
@@ -182,6 +184,7 @@ class Index:
             for one in examples
         }
         index._memories = {}
+        index._ranked = {}
         return index
 
     def _scope(self, incident_type: str) -> "_Scope":
@@ -206,12 +209,24 @@ class Index:
     def rank(self, subject: Subject, limit: int = 12, without: str = "") -> tuple[Match, ...]:
         """Best first; only recipes that admit the incident's type and share something with it, or else name its type.
 
-        `without`: the id of an example to forget.
+        `without`: the id of an example to forget. In a storm most incidents say the same but for their hosts and
+        numbers, which are no words: then the ranking is the same, too.
         """
-        compared = self.compare(subject, without)
+        query = query_of(subject)
+        trouble = _trouble_of(subject, query)
+        if without:
+            return self._rank(query, trouble, without)[:limit]
+        key = query.key, trouble
+        if key not in self._ranked:
+            while len(self._ranked) >= _RANKINGS_KEPT:
+                del self._ranked[next(iter(self._ranked))]
+            self._ranked[key] = self._rank(query, trouble)
+        return self._ranked[key][:limit]
+
+    def _rank(self, query: Query, trouble: "_Trouble", without: str = "") -> tuple[Match, ...]:
+        compared = self._compare(query, trouble, without)
         matches = compared.matches() if compared else ()
-        kept = [match for match in matches if match.confidence > 0 or self.recipes[match.recipe].applies_to]
-        return tuple(kept[:limit])
+        return tuple(match for match in matches if match.confidence > 0 or self.recipes[match.recipe].applies_to)
 
     def nearest(self, subject: Subject, limit: int, without: str = "") -> list[Example]:
         """The examples most like the incident, none that is hardly like it."""
@@ -224,11 +239,15 @@ class Index:
 
     def compare(self, subject: Subject, without: str = "") -> "Comparison | None":
         """The features behind a ranking; None where no recipe admits the type."""
-        scope = self._scope(subject.incident_type)
+        query = query_of(subject)
+        return self._compare(query, _trouble_of(subject, query), without)
+
+    def _compare(self, query: Query, trouble: "_Trouble", without: str) -> "Comparison | None":
+        incident_type = trouble[0]
+        scope = self._scope(incident_type)
         if not scope.slugs:
             return None
-        query = query_of(subject)
-        likeness = self._memory(subject.incident_type).likeness(query.terms, _trouble_of(subject, query), without)
+        likeness = self._memory(incident_type).likeness(query.terms, trouble, without)
         return Comparison(scope, likeness, query, self._matcher)
 
 
