@@ -179,7 +179,7 @@ def model_tier(
         "memory": {
             "idle_mib": round(idle / 2**20, 1),
             "in_flight_mib": round(many["most_memory"] / 2**20, 1),
-            "per_call_kib": round(grown / max(many["most"], 1) / 1024),
+            "per_call_kib": round(grown / max(many["max"], 1) / 1024),
         },
         "queue_wait_ms": waits,
     }

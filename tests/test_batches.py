@@ -198,6 +198,15 @@ def test_an_incident_that_breaks_in_a_batch_fails_alone(alice: Tenant, engine: E
     assert read(engine, select(func.count()).select_from(TimelineEntry).where(TimelineEntry.kind == "classified")) == 5
 
 
+def test_a_verdict_that_cannot_be_stored_costs_no_question_of_its_batch(alice: Tenant, engine: Engine) -> None:
+    alice.alert(hostname="rule-1", evidence={"mount": "/var/log"})
+    alice.alert(hostname="rule-2", evidence={"mount": "/var/log"})
+    alice.alert(hostname="asks")
+    look(failing("row", "rule-2")(engine, LIMITS, model := Model()), claims.claim(engine, 16, LEASE))
+    assert by_host(alice) == {"rule-1": "done", "rule-2": "pending", "asks": "done"}
+    assert model.calls == 1
+
+
 def test_where_what_a_batch_looks_up_cannot_be_had_each_is_looked_at_alone(alice: Tenant, engine: Engine) -> None:
     for number in range(4):
         alice.alert(hostname=f"web-{number}")
@@ -254,10 +263,12 @@ def test_an_incident_whose_tool_is_asked_holds_up_nobody_of_its_batch(alice: Ten
             return bool(claim.incident["hostname"] == "asks")
 
         async def __call__(self, claim: Claim) -> Claim:
-            assert by_host(alice) == {"asks": "classifying", "other": "done"}
+            seen.append(by_host(alice))
             return claim
 
+    seen: list[dict[str, str]] = []
     look(Classifier(engine, LIMITS, None, Slow()), claims.claim(engine, 16, LEASE))
+    assert seen == [{"asks": "classifying", "other": "done"}]
     assert by_host(alice) == {"asks": "done", "other": "done"}
 
 
