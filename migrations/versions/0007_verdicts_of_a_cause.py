@@ -2,7 +2,7 @@
 
 Why: in a storm a worker looks for a verdict to take over again and again, and all that were taken over before stand in
 the index of causes beside the one it looks for. Only a few of the verdicts can be taken over: their index is small, is
-made in one pass over the table, and costs the others nothing. The code of the release before goes on without knowing it.
+made in one pass over the table, and costs the others nothing. The release before goes on without knowing it.
 
 Revision ID: 0007
 Revises: 0005
