@@ -88,7 +88,7 @@ train-matcher: $(VENV)/installed-train ## Learn openremedy/classifier/matcher.js
 
 .PHONY: bench-storm
 bench-storm: $(VENV)/installed-dev ## Send 10,000 alerts of 50 causes through real processes (5 minutes)
-	$(BIN)/python scripts/bench_storm.py --out storm.json
+	PYTHONPATH=.:tests $(BIN)/python -m bench.storm --out storm.json
 
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit

@@ -8,20 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
+    Integer,
     Select,
     Subquery,
+    bindparam,
     delete,
     func,
     insert,
     literal,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -51,6 +56,51 @@ class Claim:
     incident: Any  # a row of the table
 
 
+def _mine(incident: Any, claim: Any) -> tuple[ColumnElement[bool], ...]:
+    """What must hold for a row to be written by who made this claim."""
+    return _incidents.c.id == incident, _incidents.c.claim == claim, _incidents.c.triage == Triage.CLASSIFYING
+
+
+# Made once, and each row of a batch with the same: to build a statement takes longer than to run it.
+_ENDING = ("triage", "triage_since", "cause", "fresh", "provisional", "retry_at", "model_attempts", "verdict_id")
+_HELD = _mine(bindparam("b_id"), bindparam("b_claim"))
+_SETTLE = (
+    update(_incidents)
+    .where(*_HELD)
+    .values({name: bindparam(f"b_{name}") for name in _ENDING} | {"claim": None, "lease_until": None})
+)
+_LIMIT = bindparam("limit", type_=Integer)
+_FREE = (
+    select(Incident.id)
+    .where(Incident.id.in_(bindparam("ids", expanding=True)), Incident.triage == Triage.PENDING)
+    .order_by(Incident.id)
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    update(_incidents)
+    .where(_incidents.c.id.in_(bindparam("ids", expanding=True)))
+    .values(
+        triage=Triage.CLASSIFYING,
+        attempts=_incidents.c.attempts + 1,
+        claim=bindparam("b_claim"),
+        lease_until=bindparam("b_lease_until"),
+        retry_at=None,
+    )
+    .returning(*_incidents.c)
+)
+_GIVE_BACK = (
+    update(_incidents)
+    .where(*_HELD)
+    .values(
+        triage=Triage.PENDING,
+        attempts=_incidents.c.attempts - 1,
+        claim=None,
+        lease_until=None,
+        cause=bindparam("b_cause"),
+    )
+)
+
+
 def _upsert(engine: Engine, model: Any) -> Any:
     """An insert that can say ON CONFLICT; each dialect has a class of its own."""
     kind = postgresql if engine.dialect.name == "postgresql" else sqlite
@@ -70,9 +120,18 @@ def claim(
     sends thousands does not hold up the one incident of another. Within a turn the oldest is first. With `tenant_id`
     only those of this tenant; with `most_in_hand` none that would give its tenant more than so many at work.
     """
-    moment = now()
-    ready = (*_ready(moment, tenant_id), Incident.attempts < SUSPECT_ATTEMPTS)
-    first = _first_of_each_tenant(ready, limit)
+    values = {"limit": limit, "before_last": limit - 1, "tenant": tenant_id, "most_in_hand": most_in_hand}
+    wanted = _claimable(engine.dialect.name, tenant_id is not None, most_in_hand is not None)
+    return _claim(engine, wanted, values, lease)
+
+
+# Statements are made once, with the moment and the like to be filled in: to build these takes longer than to run them.
+
+
+@cache
+def _claimable(dialect: str, one_tenant: bool, bounded: bool) -> Select[Any]:
+    ready = (*_ready(one_tenant), Incident.attempts < SUSPECT_ATTEMPTS)
+    first = _first_of_each_tenant(dialect, ready)
     in_hand = (
         select(Incident.tenant_id, func.count().label("count"))
         .where(Incident.triage == Triage.CLASSIFYING)
@@ -82,15 +141,13 @@ def claim(
     place = func.row_number().over(partition_by=first.c.tenant_id, order_by=first.c.id)
     turn = (place + func.coalesce(in_hand.c.count, 0)).label("turn")
     queued = select(first.c.id, turn).outerjoin(in_hand, in_hand.c.tenant_id == first.c.tenant_id).subquery()
-    wanted = select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(limit)
-    if most_in_hand is not None:
-        wanted = wanted.where(queued.c.turn <= most_in_hand)
-    return _claim(engine, wanted, moment, lease)
+    wanted = select(queued.c.id).order_by(queued.c.turn, queued.c.id).limit(_LIMIT)
+    return wanted.where(queued.c.turn <= bindparam("most_in_hand")) if bounded else wanted
 
 
-def _first_of_each_tenant(ready: Sequence[ColumnElement[bool]], limit: int) -> Subquery:
+def _first_of_each_tenant(dialect: str, ready: Sequence[ColumnElement[bool]]) -> Subquery:
     """The first `limit` of every tenant that has any: no more can be claimed, and what stands behind them, however
-    many they are, is not read. Both steps walk ix_incidents_pending; SQLite, which has no LATERAL, decides this way.
+    many they are, is not read. Both steps walk ix_incidents_pending.
     """
     # Ordered by all of the index, or another that begins with the tenant would be walked past all that is done.
     pending = select(Incident.tenant_id).where(Incident.triage == Triage.PENDING)
@@ -99,7 +156,12 @@ def _first_of_each_tenant(ready: Sequence[ColumnElement[bool]], limit: int) -> S
     following = pending.where(Incident.tenant_id > tenants.c.id).scalar_subquery()
     tenants = tenants.union_all(select(following).where(tenants.c.id.is_not(None)))
     theirs = select(Incident.id).where(Incident.tenant_id == tenants.c.id, *ready).order_by(Incident.id)
-    last = theirs.limit(1).offset(limit - 1).correlate(tenants).scalar_subquery()
+    if dialect == "postgresql":
+        # Said like this because it can only be done like this. Where nothing is known yet of how much is pending,
+        # which in a storm is usual, a join was planned so that it read all of it, and once more for each of its rows.
+        first = theirs.limit(_LIMIT).correlate(tenants).lateral()
+        return select(first.c.id, tenants.c.id.label("tenant_id")).join(first, true()).subquery()
+    last = theirs.limit(1).offset(bindparam("before_last", type_=Integer)).correlate(tenants).scalar_subquery()
     bounds = select(tenants.c.id, func.coalesce(last, LAST_ID).label("last")).subquery()
     return (
         select(Incident.id, Incident.tenant_id)
@@ -111,66 +173,59 @@ def _first_of_each_tenant(ready: Sequence[ColumnElement[bool]], limit: int) -> S
 
 def claim_suspect(engine: Engine, lease: timedelta, tenant_id: int | None = None) -> Claim | None:
     """One incident that may be what kills workers: claimed alone, so that others do not pay for it."""
-    moment = now()
-    suspects = (*_ready(moment, tenant_id), Incident.attempts >= SUSPECT_ATTEMPTS)
-    oldest = select(Incident.id).where(*suspects).order_by(Incident.id)
-    return next(iter(_claim(engine, oldest.limit(1), moment, lease)), None)
+    return next(iter(_claim(engine, _suspects(tenant_id is not None), {"limit": 1, "tenant": tenant_id}, lease)), None)
 
 
-def _ready(moment: datetime, tenant_id: int | None) -> tuple[ColumnElement[bool], ...]:
+@cache
+def _suspects(one_tenant: bool) -> Select[Any]:
+    suspects = (*_ready(one_tenant), Incident.attempts >= SUSPECT_ATTEMPTS)
+    return select(Incident.id).where(*suspects).order_by(Incident.id).limit(_LIMIT)
+
+
+def _ready(one_tenant: bool) -> tuple[ColumnElement[bool], ...]:
     """What may be claimed: it waits, its pause is over, and nobody asks the model about its cause just now."""
+    moment = bindparam("moment", type_=_incidents.c.retry_at.type)
     # Not correlated, so that the database looks the leases up once and not for each of many thousands that wait.
     asked_about = select(CauseLease.tenant_id, CauseLease.cause).where(CauseLease.lease_until >= moment)
     unasked = or_(Incident.cause.is_(None), tuple_(Incident.tenant_id, Incident.cause).not_in(asked_about))
     due = or_(Incident.retry_at.is_(None), Incident.retry_at <= moment)
-    theirs = () if tenant_id is None else (Incident.tenant_id == tenant_id,)
+    theirs = (Incident.tenant_id == bindparam("tenant", type_=BigInteger),) if one_tenant else ()
     return Incident.triage == Triage.PENDING, due, unasked, *theirs
 
 
-def _claim(engine: Engine, wanted: Select[uuid.UUID], moment: datetime, lease: timedelta) -> list[Claim]:
+def _claim(engine: Engine, wanted: Select[Any], values: dict[str, Any], lease: timedelta) -> list[Claim]:
+    moment = now()
     with engine.begin() as connection:
         # Looked up first and locked second, because a window cannot be locked.
-        ids = list(connection.scalars(wanted))
+        ids = list(connection.scalars(wanted, values | {"moment": moment}))
         return _take(connection, ids, moment, lease) if ids else []
 
 
 def _take(connection: Connection, ids: Sequence[uuid.UUID], moment: datetime, lease: timedelta) -> list[Claim]:
-    locked = select(Incident.id).where(Incident.id.in_(ids), Incident.triage == Triage.PENDING).order_by(Incident.id)
-    free = list(connection.scalars(locked.with_for_update(skip_locked=True)))
+    free = list(connection.scalars(_FREE, {"ids": ids}))
     batch = new_id()
-    values = {
-        "triage": Triage.CLASSIFYING,
-        "attempts": _incidents.c.attempts + 1,
-        "claim": batch,
-        "lease_until": moment + lease,
-        "retry_at": None,
-    }
-    taken = update(_incidents).where(_incidents.c.id.in_(free)).values(values).returning(*_incidents.c)
-    return [Claim(batch, row) for row in connection.execute(taken).mappings()] if free else []
+    values = {"ids": free, "b_claim": batch, "b_lease_until": moment + lease}
+    return [Claim(batch, row) for row in connection.execute(_TAKE, values).mappings()] if free else []
 
 
-def give_back(connection: Connection, held: Claim, cause: str) -> None:
-    """Put a claimed incident back to wait; the attempt does not count."""
-    values = {
-        "triage": Triage.PENDING,
-        "attempts": _incidents.c.attempts - 1,
-        "claim": None,
-        "lease_until": None,
-        "cause": cause,
-    }
-    statement = update(_incidents).where(_incidents.c.id == held.incident["id"], _mine(held)).values(values)
-    connection.execute(statement)
+def give_back(connection: Connection, held: Sequence[tuple[Claim, str]]) -> None:
+    """Put claimed incidents back to wait, each with its cause; the attempts do not count."""
+    if held:
+        connection.execute(_GIVE_BACK, [_of(claim) | {"b_cause": cause} for claim, cause in held])
 
 
-def _mine(held: Claim) -> Any:
-    return (_incidents.c.claim == held.id) & (_incidents.c.triage == Triage.CLASSIFYING)
+def _of(held: Claim) -> dict[str, Any]:
+    return {"b_id": held.incident["id"], "b_claim": held.id}
 
 
-def settle(connection: Connection, held: Claim, values: dict[str, Any]) -> bool:
-    """Write the end of a claim; False when the incident is somebody else's by now, then nothing was written."""
-    done = values | {"claim": None, "lease_until": None}
-    statement = update(_incidents).where(_incidents.c.id == held.incident["id"], _mine(held)).values(done)
-    return connection.execute(statement).rowcount == 1
+def settle(connection: Connection, ends: Sequence[tuple[Claim, dict[str, Any]]]) -> bool:
+    """Write the ends of claims (all that _ENDING names); False when one of the incidents is somebody else's by now.
+    Then only the others were written.
+    """
+    if not ends:
+        return True
+    rows = [_of(held) | {f"b_{name}": end[name] for name in _ENDING} for held, end in ends]
+    return connection.execute(_SETTLE, rows, execution_options={"preserve_rowcount": True}).rowcount == len(rows)
 
 
 def fail(engine: Engine, held: Claim, reason: str) -> None:
@@ -183,8 +238,10 @@ def fail(engine: Engine, held: Claim, reason: str) -> None:
         if spent
         else {"triage": Triage.PENDING, "retry_at": now() + pause}
     )
+    free = values | {"claim": None, "lease_until": None}
     with engine.begin() as connection:
-        if settle(connection, held, values) and spent:
+        settled = connection.execute(update(_incidents).where(*_mine(held.incident["id"], held.id)).values(free))
+        if settled.rowcount and spent:
             _say_needs_human(connection, held.incident, f"{attempts} attempts failed: {reason}")
 
 
@@ -252,8 +309,14 @@ def redo_provisional(engine: Engine, limit: int = 200) -> int:
 
 def waiting(engine: Engine, tenant_id: int | None = None) -> bool:
     """Whether an incident could be claimed now: any, or one of this tenant."""
+    values = {"moment": now(), "tenant": tenant_id}
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        return connection.execute(select(Incident.id).where(*_ready(now(), tenant_id)).limit(1)).first() is not None
+        return connection.execute(_waiting(tenant_id is not None), values).first() is not None
+
+
+@cache
+def _waiting(one_tenant: bool) -> Select[Any]:
+    return select(Incident.id).where(*_ready(one_tenant)).limit(1)
 
 
 # ---------------------------------------------------------------- causes
@@ -291,7 +354,7 @@ def take_cause(engine: Engine, held: Claim, cause: str, lease: timedelta) -> Tur
         held_until = connection.execute(select(leases.c.lease_until).filter_by(**key)).scalar_one()
         if held_until < moment:
             return Turn.FAILED
-        give_back(connection, held, cause)
+        give_back(connection, [(held, cause)])
         return Turn.WAIT
 
 

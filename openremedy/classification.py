@@ -2,14 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, cast
 
 import structlog
-from sqlalchemy import Connection, Engine, insert, or_, select
+from sqlalchemy import Connection, Engine, Select, bindparam, func, insert, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy import claims
@@ -34,7 +37,8 @@ log = structlog.get_logger()
 
 PLACES = 64  # incidents in hand at once where there is no model to wait for
 RUN_SECONDS = 20  # a job looks for more work no longer than this; then it queues the next one
-BATCH = 4  # claimed at once: whoever comes in the meantime waits for no more than these to be looked at
+BATCH = 32  # claimed at once: whoever comes in the meantime waits for no more than these to be looked at
+BEGUN_AT_ONCE = 2  # calls, until the next look for what others sent
 LOOK_SECONDS = 0.25  # between two looks for new work while calls are in flight
 # A share of the places, on top of them, for tenants that have little in hand: slow calls of one do not hold them up.
 SPARE_SHARE = 4
@@ -109,6 +113,10 @@ class Catalogue:
         return lexical_answer(subject, ranked, self.terms.threshold)
 
 
+Key = tuple[int, str, int]  # of a tenant, a cause and the version of a catalogue
+Earlier = Mapping[Key, Sequence[Any]]
+
+
 @dataclass(frozen=True)
 class Case:
     """One claimed incident with everything the tiers look at."""
@@ -122,6 +130,15 @@ class Case:
     @property
     def tenant_id(self) -> int:
         return int(self.claim.incident["tenant_id"])
+
+    @property
+    def incident_id(self) -> uuid.UUID:
+        return cast(uuid.UUID, self.claim.incident["id"])
+
+    @property
+    def key(self) -> Key:
+        """Incidents with the same may take a verdict over from each other."""
+        return self.tenant_id, self.cause, self.catalogue.version
 
     @cached_property
     def ranked(self) -> tuple[Match, ...]:
@@ -157,8 +174,30 @@ class Limits:
         return timedelta(seconds=self.llm_timeout + LEASE_MARGIN)
 
 
-async def _as_it_is(claim: Claim) -> Claim:
-    return claim
+class Enrich(Protocol):
+    """Asks an incident's tool about it."""
+
+    def wants(self, claim: Claim) -> bool:
+        """Whether there is anything to ask."""
+
+    async def __call__(self, claim: Claim) -> Claim:
+        """The incident with what the tool told."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A verdict to be stored; `reason`: why a person has to look, None when it stands by itself."""
+
+    case: Case
+    found: Found
+    reason: str | None
+
+
+Work = Coroutine[Any, Any, None]
+
+
+class NotAllOurs(Exception):
+    """An incident of a batch was taken from us meanwhile."""
 
 
 class Classifier:
@@ -171,7 +210,7 @@ class Classifier:
         engine: Engine,
         limits: Limits,
         model: Model | None,
-        enrich: Callable[[Claim], Awaitable[Claim]] = _as_it_is,
+        enrich: Enrich | None = None,
         tenant_id: int | None = None,
     ) -> None:
         self._engine = engine
@@ -208,20 +247,21 @@ class Classifier:
 
     async def _work(self, end: float) -> None:
         """Fill every free place at once: a slow call holds up its own place and nobody else's incident."""
+        ready: deque[Work] = deque()
         flying: set[asyncio.Task[None]] = set()
         in_time: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while True:
                 in_time = flying if time.monotonic() < end else in_time & flying
-                claimed = self._claim(len(flying), time.monotonic() - end, ending=not in_time)
-                for claim in claimed:
-                    flying.add(group.create_task(self._one(claim)))
-                    # One at a time, because all but the calls is done without a pause: those in flight go on between.
-                    await asyncio.sleep(0)
-                if not flying:
+                claimed = self._claim(len(flying) + len(ready), time.monotonic() - end, ending=not in_time)
+                ready += await self._begin(claimed)
+                # Not all of them in a row: what comes before a call takes tens of milliseconds of a processor.
+                flying |= {group.create_task(ready.popleft()) for _ in range(min(len(ready), BEGUN_AT_ONCE))}
+                if not (flying or claimed):
                     return
-                pause = 0 if claimed else LOOK_SECONDS
-                _, flying = await asyncio.wait(flying, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                if flying:
+                    pause = 0 if claimed or ready else LOOK_SECONDS
+                    _, flying = await asyncio.wait(flying, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
 
     def _claim(self, flying: int, late: float, *, ending: bool) -> list[Claim]:
         """What fits into the free places, and into the spare ones if it is of a tenant that has little in hand. When
@@ -240,15 +280,32 @@ class Classifier:
     def _places(self) -> int:
         return self._limits.llm_concurrency if self._model else PLACES
 
+    async def _begin(self, claimed: Sequence[Claim]) -> list[Work]:
+        """Decide what can be decided at once; what has to ask somebody is returned, to be awaited."""
+        told: list[Claim] = []
+        untold: list[Claim] = []
+        for claim in claimed:
+            (untold if self._enrich and self._enrich.wants(claim) else told).append(claim)
+        work: list[Work] = []
+        for part in _noisiest_last(told):
+            try:
+                work += await self._look(part)
+            except Exception as error:  # what it was is found, and recorded, where each is looked at alone
+                log.warning("classify.one_by_one", incidents=len(part), error=type(error).__name__)
+                untold += part
+        return [*work, *map(self._one, untold)]
+
     async def _one(self, claim: Claim) -> None:
+        """One incident from its beginning to its end."""
+        with self._edge(claim):
+            for work in await self._look([await self._enrich(claim) if self._enrich else claim]):
+                await work
+
+    @contextmanager
+    def _edge(self, claim: Claim) -> Iterator[None]:
         """The outermost edge of one incident: what breaks here is recorded on it and must not stop the others."""
         try:
-            case = self._case(await self._enrich(claim))
-            found = self._without_model(case)
-            if found:
-                self._store(case, found)
-            else:
-                await self._with_model(case)
+            yield
         except Exception as error:  # the outermost edge: logged, and recorded on the incident
             log.exception("classify.failed", incident=str(claim.incident["id"]))
             self._fail(claim, type(error).__name__)
@@ -261,13 +318,46 @@ class Classifier:
 
     # ------------------------------------------------------------ what is looked at
 
-    def _case(self, claim: Claim) -> Case:
+    async def _look(self, claimed: Sequence[Claim]) -> list[Work]:
+        """Store the verdicts that need no model, all in one transaction; what has its turn to ask one is returned.
+
+        All but the calls is done without a pause, so between two incidents those in flight may go on.
+        """
+        cases = await self._cases(claimed)
+        earlier = self._earlier(cases)
+        decided: list[Decided] = []
+        undecided: list[Case] = []
+        for case in cases:
+            with self._edge(case.claim):
+                found = self._without_model(case, earlier)
+                if found:
+                    decided.append(_decided(case, found))
+                else:
+                    undecided.append(case)
+            await asyncio.sleep(0)
+        work = await self._turns(undecided, decided)
+        self._store(decided)
+        return work
+
+    async def _cases(self, claimed: Sequence[Claim]) -> list[Case]:
+        catalogues: dict[int, Catalogue] = {}  # looked up once for all of a tenant
+        cases = []
+        for claim in claimed:
+            with self._edge(claim):
+                tenant_id = claim.incident["tenant_id"]
+                if tenant_id not in catalogues:
+                    catalogues[tenant_id] = self._catalogue(tenant_id)
+                cases.append(self._case(claim, catalogues[tenant_id]))
+            await asyncio.sleep(0)
+        return cases
+
+    def _case(self, claim: Claim, catalogue: Catalogue) -> Case:
         subject = subject_of(claim.incident)
         suspicious = suspicion(subject)
         cause = cause_of(subject)
         # Kept apart: what a text like that talked the model into is not taken over by honest incidents.
         cause = f"!{cause[1:]}" if suspicious else cause
-        return Case(claim, subject, cause, self._catalogue(claim.incident["tenant_id"]), suspicious)
+        return Case(claim, subject, cause, catalogue, suspicious)
 
     def _catalogue(self, tenant_id: int) -> Catalogue:
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
@@ -287,80 +377,107 @@ class Classifier:
 
     # ------------------------------------------------------------ tiers 1 and 2
 
-    def _without_model(self, case: Case) -> Found | None:
+    def _without_model(self, case: Case, earlier: Earlier) -> Found | None:
         ruled = case.catalogue.by_rules(case.subject)
         if ruled:
             return Found(ruled)
-        return None if case.claim.incident["fresh"] else self._reuse(case)
+        return None if case.claim.incident["fresh"] else self._reuse(case, earlier)
 
-    def _reuse(self, case: Case) -> Found | None:
+    def _reuse(self, case: Case, earlier: Earlier) -> Found | None:
         """The newest verdict of a model or a person about the same cause whose citations this evidence bears out.
         Where there are verdicts but none fits, the words decide until the model may be asked about this cause again.
         """
-        earlier = self._earlier(case)
-        for row in earlier:
+        rows = earlier.get(case.key, ())
+        for row in rows:
             cited = [Citation(one["pointer"], one["value"]) for one in row["citations"]]
             held = recheck(cited, case.subject.evidence)
             if held is not None:
                 return Found(_taken_over(row, held))
-        asked = max((row["created_at"] for row in earlier if row["tier"] == "model"), default=None)
+        asked = max((row["created_at"] for row in rows if row["tier"] == "model"), default=None)
         if asked is None or asked + CAUSE_REST <= now():
             return None
         return self._lexical(case, provisional=True, redo_at=asked + CAUSE_REST)
 
-    def _earlier(self, case: Case) -> Sequence[Any]:
-        """Verdicts that may be taken over, newest first.
+    def _earlier(self, cases: Iterable[Case]) -> Earlier:
+        """Verdicts that may be taken over, newest first, of all these causes.
 
         Not those of the rule tier: its conditions were tried on this incident and did not hold.
         """
-        same_model = (Verdict.prompt_version == PROMPT_VERSION) & (Verdict.model_version == self._limits.model_name)
-        statement = (
-            select(table(Verdict))
-            .where(
-                Verdict.tenant_id == case.tenant_id,
-                Verdict.cause == case.cause,
-                Verdict.reusable,
-                Verdict.catalogue_version == case.catalogue.version,
-                Verdict.created_at > now() - timedelta(hours=REUSE_HOURS),
-                or_(Verdict.tier == "person", same_model),
-            )
-            .order_by(Verdict.id.desc())
-            .limit(EARLIER)
-        )
+        keys = {case.key for case in cases if not case.claim.incident["fresh"]}
+        if not keys:
+            return {}
+        earlier: dict[Key, list[Any]] = defaultdict(list)
+        since = now() - timedelta(hours=REUSE_HOURS)
+        values = {"keys": sorted(keys), "since": since, "model": self._limits.model_name}
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
-            return connection.execute(statement).mappings().all()
+            for row in connection.execute(_EARLIER_VERDICTS, values).mappings():
+                earlier[row["tenant_id"], row["cause"], row["catalogue_version"]].append(row)
+        return earlier
 
     # ------------------------------------------------------------ tier 4, with 5 behind it
 
-    async def _with_model(self, case: Case) -> None:
-        """Store the model's answer, or the lexical one where it cannot be had, or put the incident back to wait."""
+    async def _turns(self, cases: Sequence[Case], decided: list[Decided]) -> list[Work]:
+        """Of those that no tier before the model has decided: what may ask it. Where it cannot be had the words decide;
+        who has to wait for another of the same cause is put back.
+        """
+        away = claims.away_until(self._engine) if self._model and cases else None
+        waiting: dict[Key, list[Case]] = {}
+        work: list[Work] = []
+        for case in cases:
+            if case.key in waiting:
+                waiting[case.key].append(case)
+                continue
+            with self._edge(case.claim):
+                turn = self._turn(case, away)
+                if isinstance(turn, Found):
+                    decided.append(_decided(case, turn))
+                elif turn:
+                    work.append(turn)
+                if not isinstance(turn, Found):
+                    waiting[case.key] = []
+            await asyncio.sleep(0)
+        self._give_back([case for others in waiting.values() for case in others])
+        return work
+
+    def _turn(self, case: Case, away: datetime | None) -> Found | Work | None:
+        """The words' answer where the model cannot be had, else the call, or None where another asks."""
+        if self._model is None:
+            # Without a model at all the verdict may be redone once there is one.
+            return self._lexical(case, provisional=True)
         shortlist = case.catalogue.shortlist(case.ranked)
-        if self._model is None or not (case.catalogue.terms.model_allowed and shortlist):
-            # Without a model at all the verdict may be redone once there is one; a tenant's refusal is final.
-            return self._store(case, self._lexical(case, provisional=self._model is None))
+        if not (case.catalogue.terms.model_allowed and shortlist):
+            return self._lexical(case, provisional=False)  # a tenant's refusal is final
         if case.claim.incident["attempts"] > claims.SUSPECT_ATTEMPTS:
-            return self._store(case, self._in_vain(case))
-        away = claims.away_until(self._engine)
+            return self._in_vain(case)
         if away:
-            return self._store(case, self._lexical(case, provisional=True, redo_at=away))
+            return self._lexical(case, provisional=True, redo_at=away)
         turn = claims.take_cause(self._engine, case.claim, case.cause, self._limits.lease)
         if turn is Turn.MINE:
-            return await self._my_turn(case, self._model, shortlist)
-        if turn is Turn.FAILED:
-            return self._store(case, self._in_vain(case))
-        return None
+            return self._my_turn(case, self._model, shortlist)
+        return self._in_vain(case) if turn is Turn.FAILED else None
+
+    def _give_back(self, cases: Sequence[Case]) -> None:
+        """Put back what waits for another of its cause; where that fails the end of the lease does it."""
+        if not cases:
+            return
+        try:
+            with self._engine.begin() as connection:
+                claims.give_back(connection, [(case.claim, case.cause) for case in sorted(cases, key=_place)])
+        except SQLAlchemyError as error:
+            log.error("classify.not_given_back", incidents=len(cases), error=type(error).__name__)
 
     async def _my_turn(self, case: Case, model: Model, shortlist: list[Recipe]) -> None:
         """The verdict is stored before the turn ends, so that those who wait for it find it."""
         failed = False
-        try:
-            # Somebody may have answered between the look for a verdict to take over and this turn.
-            found = None if case.claim.incident["fresh"] else self._reuse(case)
-            found = found or await self._ask(case, model, shortlist)
-            failed = found.cause_failed
-            self._store(case, found)
-        finally:
-            claims.leave_cause(self._engine, case.claim, case.cause, failed=failed)
+        with self._edge(case.claim):
+            try:
+                # Somebody may have answered between the look for a verdict to take over and this turn.
+                found = None if case.claim.incident["fresh"] else self._reuse(case, self._earlier([case]))
+                found = found or await self._ask(case, model, shortlist)
+                failed = found.cause_failed
+                self._write([_decided(case, found)])
+            finally:
+                claims.leave_cause(self._engine, case.claim, case.cause, failed=failed)
 
     async def _ask(self, case: Case, model: Model, shortlist: list[Recipe]) -> Found:
         examples = case.catalogue.index.nearest(case.subject, EXAMPLES)
@@ -408,48 +525,62 @@ class Classifier:
 
     # ------------------------------------------------------------ store
 
-    def _store(self, case: Case, found: Found) -> None:
-        """Write the verdict and the end of the claim; somebody else's incident (a person was faster) is left alone."""
-        incident = case.claim.incident
-        reason = _why_human(case, found)
-        verdict_id = new_id()
-        kept = self._same_as_before(case, found)
-        with self._engine.begin() as connection:
-            if not _is_current(connection, case):
-                # The recipes changed while the model thought: its answer may name one that is no more.
-                return claims.give_back(connection, case.claim, case.cause)
-            values = _end(case, found, reason) | {"verdict_id": kept or verdict_id}
-            if not claims.settle(connection, case.claim, values) or kept:
-                return None
-            connection.execute(insert(table(Verdict)), self._row(case, found) | {"id": verdict_id})
-            connection.execute(insert(table(TimelineEntry)), _entries(incident, found, reason))
-        log.info(
-            "incident.classified",
-            incident=str(incident["id"]),
-            tier=found.answer.tier,
-            recipe=found.answer.recipe,
-            provisional=found.provisional,
-        )
+    def _store(self, decided: Sequence[Decided]) -> None:
+        """All in one transaction; where that cannot be, each by itself."""
+        if len(decided) > 1:
+            try:
+                return self._write(decided)
+            except Exception as error:  # what it was is found, and recorded, where each is stored alone
+                log.warning("classify.stored_one_by_one", incidents=len(decided), error=type(error).__name__)
+        for one in decided:
+            with self._edge(one.case.claim):
+                self._write([one])
         return None
 
-    def _same_as_before(self, case: Case, found: Found) -> Any:
-        """The id of the verdict in force when a redo found no more than it: then nothing new is written."""
-        if not (found.provisional and case.claim.incident["verdict_id"]):
-            return None
-        same = select(Verdict.id).where(
-            Verdict.id == case.claim.incident["verdict_id"],
-            Verdict.tier == found.answer.tier,
-            Verdict.provisional,
-            Verdict.recipe.is_not_distinct_from(found.answer.recipe),
+    def _write(self, decided: Sequence[Decided]) -> None:
+        """Write verdicts and the ends of their claims, all or none. A single incident that is somebody else's by now
+        (a person was faster) is left alone; where one of several is, NotAllOurs is raised.
+        """
+        kept = self._same_as_before(decided)
+        with self._engine.begin() as connection:
+            current, stale = _by_catalogue(connection, sorted(decided, key=lambda one: _place(one.case)))
+            # The recipes changed while the model thought: its answer may name one that is no more.
+            claims.give_back(connection, [(one.case.claim, one.case.cause) for one in stale])
+            ids = [kept.get(one.case.incident_id) or new_id() for one in current]
+            ends = [(one.case.claim, _end(one) | {"verdict_id": id}) for one, id in zip(current, ids, strict=True)]
+            if not claims.settle(connection, ends):
+                if len(decided) > 1:
+                    raise NotAllOurs
+                return
+            new = [(one, id) for one, id in zip(current, ids, strict=True) if one.case.incident_id not in kept]
+            if new:
+                connection.execute(_INSERT_VERDICTS, [self._row(one) | {"id": id} for one, id in new])
+                connection.execute(_INSERT_ENTRIES, [entry for one, _ in new for entry in _entries(one)])
+        for one, _ in new:
+            _tell(one)
+
+    def _same_as_before(self, decided: Sequence[Decided]) -> dict[Any, Any]:
+        """The verdicts in force, by incident, of which a redo found no more than them: then nothing new is written."""
+        redone = [one for one in decided if one.found.provisional and one.case.claim.incident["verdict_id"]]
+        if not redone:
+            return {}
+        in_force = [one.case.claim.incident["verdict_id"] for one in redone]
+        statement = select(Verdict.id, Verdict.tier, Verdict.recipe).where(
+            Verdict.id.in_(in_force), Verdict.provisional
         )
         with self._engine.connect().execution_options(sqlite_readonly=True) as connection:
-            return connection.execute(same).scalar()
+            said = {row.id: (row.tier, row.recipe) for row in connection.execute(statement)}
+        return {
+            one.case.incident_id: one.case.claim.incident["verdict_id"]
+            for one in redone
+            if said.get(one.case.claim.incident["verdict_id"]) == (one.found.answer.tier, one.found.answer.recipe)
+        }
 
-    def _row(self, case: Case, found: Found) -> dict[str, Any]:
-        answer = found.answer
+    def _row(self, one: Decided) -> dict[str, Any]:
+        case, found, answer = one.case, one.found, one.found.answer
         return {
             "tenant_id": case.tenant_id,
-            "incident_id": case.claim.incident["id"],
+            "incident_id": case.incident_id,
             "claim": case.claim.id,
             "recipe": answer.recipe,
             "tier": answer.tier,
@@ -468,6 +599,34 @@ class Classifier:
             "latency_ms": answer.latency_ms,
             "actor": ACTOR,
         }
+
+
+def _earlier_verdicts(columns: Sequence[str]) -> Select[Any]:
+    """The newest that may be taken over, of each of some tenants, causes and catalogues."""
+    same = tuple_(Verdict.tenant_id, Verdict.cause, Verdict.catalogue_version)
+    newest = func.row_number().over(partition_by=(Verdict.tenant_id, Verdict.cause), order_by=Verdict.id.desc())
+    found = (
+        select(*[table(Verdict).c[name] for name in columns], newest.label("place"))
+        .where(
+            same.in_(bindparam("keys", expanding=True)),
+            Verdict.reusable,
+            Verdict.created_at > bindparam("since"),
+            or_(
+                Verdict.tier == "person",
+                (Verdict.prompt_version == PROMPT_VERSION) & (Verdict.model_version == bindparam("model")),
+            ),
+        )
+        .subquery()
+    )
+    return select(*[found.c[name] for name in columns]).where(found.c.place <= EARLIER).order_by(found.c.id.desc())
+
+
+# Made once: to build a statement takes longer than to run it.
+_EARLIER_VERDICTS = _earlier_verdicts(
+    "id tenant_id cause catalogue_version tier created_at recipe confidence runners_up citations summary model".split()
+)
+_INSERT_VERDICTS = insert(table(Verdict))
+_INSERT_ENTRIES = insert(table(TimelineEntry))
 
 
 def terms_of(connection: Connection, tenant_id: int) -> tuple[int, Terms]:
@@ -508,21 +667,49 @@ def _taken_over(row: Any, citations: tuple[Citation, ...]) -> Answer:
     )
 
 
-def _is_current(connection: Connection, case: Case) -> bool:
-    version = connection.execute(select(Tenant.catalogue_version).where(Tenant.id == case.tenant_id)).scalar()
-    return version == case.catalogue.version
+def _noisiest_last(claimed: Sequence[Claim]) -> list[list[Claim]]:
+    """A batch in two parts: nobody's verdict is stored only when all of who sends most have been looked at."""
+    if not claimed:
+        return []
+    ((noisiest, _),) = Counter(claim.incident["tenant_id"] for claim in claimed).most_common(1)
+    parts: tuple[list[Claim], list[Claim]] = ([], [])
+    for claim in claimed:
+        parts[claim.incident["tenant_id"] == noisiest].append(claim)
+    return [part for part in parts if part]
 
 
-def _end(case: Case, found: Found, reason: str | None) -> dict[str, Any]:
+def _decided(case: Case, found: Found) -> Decided:
+    return Decided(case, found, _why_human(case, found))
+
+
+def _place(case: Case) -> tuple[int, str, uuid.UUID]:
+    """In this order the door locks incidents: whoever locks several does it in the same."""
+    return case.tenant_id, case.claim.incident["identity"], case.incident_id
+
+
+def _by_catalogue(connection: Connection, decided: Sequence[Decided]) -> tuple[list[Decided], list[Decided]]:
+    """Those whose recipes are what they were when they were looked at, and the others."""
+    tenants = {one.case.tenant_id for one in decided}
+    rows = connection.execute(select(Tenant.id, Tenant.catalogue_version).where(Tenant.id.in_(tenants)))
+    versions = {row.id: row.catalogue_version for row in rows}
+    current: list[Decided] = []
+    stale: list[Decided] = []
+    for one in decided:
+        (current if versions.get(one.case.tenant_id) == one.case.catalogue.version else stale).append(one)
+    return current, stale
+
+
+def _end(one: Decided) -> dict[str, Any]:
     """What the incident says when its verdict is there."""
+    found = one.found
     return {
-        "triage": Triage.NEEDS_HUMAN if reason else Triage.DONE,
+        "triage": Triage.NEEDS_HUMAN if one.reason else Triage.DONE,
         "triage_since": now(),
-        "cause": case.cause,
+        "cause": one.case.cause,
         "fresh": False,
         "provisional": found.provisional,
         "retry_at": found.redo_at if found.provisional else None,
-        "model_attempts": case.claim.incident["model_attempts"] + found.in_vain,
+        "model_attempts": one.case.claim.incident["model_attempts"] + found.in_vain,
     }
 
 
@@ -545,16 +732,26 @@ def _objection(case: Case, answer: Answer) -> str | None:
     return objection(answer.recipe, case.ranked)
 
 
-def _entries(incident: Any, found: Found, reason: str | None) -> list[dict[str, Any]]:
-    answer = found.answer
+def _entries(one: Decided) -> list[dict[str, Any]]:
+    incident, answer = one.case.claim.incident, one.found.answer
     common = {"tenant_id": incident["tenant_id"], "incident_id": incident["id"], "at": now(), "actor": ACTOR}
     said = {
         "tier": answer.tier,
         "recipe": answer.recipe,
         "confidence": answer.confidence,
-        "provisional": found.provisional,
+        "provisional": one.found.provisional,
     }
     entries = [common | {"kind": "classified", "detail": said}]
-    if reason:
-        entries.append(common | {"kind": "needs_human", "detail": {"reason": reason}})
+    if one.reason:
+        entries.append(common | {"kind": "needs_human", "detail": {"reason": one.reason}})
     return entries
+
+
+def _tell(one: Decided) -> None:
+    log.info(
+        "incident.classified",
+        incident=str(one.case.incident_id),
+        tier=one.found.answer.tier,
+        recipe=one.found.answer.recipe,
+        provisional=one.found.provisional,
+    )

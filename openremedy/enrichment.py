@@ -41,6 +41,11 @@ class Enricher:
     vault: Vault
     adapters: Mapping[str, Adapter]
 
+    def wants(self, claim: Claim) -> bool:
+        """Whether the incident is of a tool that may have more to tell. Looks at no database."""
+        adapter = self.adapters.get(claim.incident["adapter"])
+        return adapter is not None and adapter.enrichment is not None and claim.incident["enrichment"] is None
+
     async def __call__(self, claim: Claim) -> Claim:
         """The claimed incident with what its tool tells about it; asked once for each incident."""
         incident = claim.incident

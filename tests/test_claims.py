@@ -241,10 +241,10 @@ def test_innocents_survive_an_incident_that_ends_the_process(app: Flask, alice: 
         alice.alert(hostname=f"web-{number}")
 
     class Fragile(Classifier):
-        def _case(self, claim: Claim) -> Any:
+        def _case(self, claim: Claim, catalogue: Any) -> Any:
             if claim.incident["id"] == poison:
                 raise SystemExit(1)
-            return super()._case(claim)
+            return super()._case(claim, catalogue)
 
     for _ in range(claims.MAX_ATTEMPTS):
         with pytest.raises(SystemExit):
@@ -282,7 +282,7 @@ def test_a_lost_claim_neither_fails_nor_gives_back_what_another_holds(engine: En
     claims.claim(engine, 16, LEASE)
     claims.fail(engine, lost, "broken")
     with engine.begin() as connection:
-        claims.give_back(connection, lost, "cause")
+        claims.give_back(connection, [(lost, "cause")])
     assert states(engine) == {"classifying": 1}
 
 

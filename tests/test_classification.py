@@ -775,21 +775,26 @@ def test_calls_in_flight_go_on_between_any_two_incidents(app: Flask, alice: Tena
     at_each_turn: list[int] = []
 
     class Counting(Classifier):
-        def _case(self, claim: claims.Claim) -> Any:
+        def _case(self, claim: claims.Claim, catalogue: Any) -> Any:
             looked_at.append(claim.incident["hostname"])
-            return super()._case(claim)
+            return super()._case(claim, catalogue)
 
     class Hopping(FakeModel):
+        """The others come while the first is being asked about, and its call ends when all have been looked at."""
+
         async def complete(self, messages: Sequence[dict[str, str]], schema: dict[str, Any]) -> Completion:
-            for _ in range(10):
-                at_each_turn.append(len(looked_at))
-                await asyncio.sleep(0)
+            if not self.requests:
+                self.requests.append({})
+                for number in range(15):
+                    alice.alert(LOG_DISK, hostname=f"web-{number}")
+                while len(looked_at) < 16:
+                    at_each_turn.append(len(looked_at))
+                    await asyncio.sleep(0)
             return await super().complete(messages, schema)
 
-    for number in range(16):
-        alice.alert(hostname=f"web-{number}")
-    asyncio.run(Counting(engine_of(app), Limits(5, 16, 0, "fake-1"), Hopping()).run())
-    steps = [later - earlier for earlier, later in itertools.pairwise(at_each_turn)]
+    alice.alert()
+    asyncio.run(Counting(engine_of(app), Limits(20, 16, 0, "fake-1"), Hopping()).run())
+    steps = [later - earlier for earlier, later in itertools.pairwise([*at_each_turn, len(looked_at)])]
     assert max(steps) == 1
 
 

@@ -183,9 +183,10 @@ def test_many_suspects_of_one_tenant_do_not_hold_up_another(
     order: list[int] = []
 
     class Watched(Classifier):
-        async def _one(self, claim: Claim) -> None:
-            order.append(claim.incident["tenant_id"])
+        async def _look(self, claimed: Sequence[Claim]) -> list[Any]:
+            order.extend(claim.incident["tenant_id"] for claim in claimed)
             await asyncio.sleep(0.02)
+            return []
 
     asyncio.run(Watched(engine, Limits(5, PLACES, 0, ""), None).run())
     assert order.index(charlie.id) < 10

@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any
 
+from .names import replace_name
 from .shapes import Subject
 
 NAMING_KEYS = ("alertname", "rule", "monitor", "check", "title")
@@ -27,7 +28,7 @@ def blur(text: str, hostname: str = "") -> str:
     text = text.casefold()
     for own in sorted({hostname.casefold(), hostname.casefold().split(".")[0]}, key=len, reverse=True):
         if len(own) > 2:
-            text = re.sub(rf"(?<![\w.-]){re.escape(own)}(?![\w-])", "<host>", text)
+            text = replace_name(text, own, "<host>")
     text = _HOSTS.sub(_host_or_word, text)
     return _NUMBERS.sub("<n>", text)
 

@@ -100,8 +100,26 @@ _SQUEEZED = re.compile(
     r"|systemprompt(?:is|reveal|print)|revealyoursystemprompt|revealthesystemprompt|chooserecipe|selectrecipe|pickrecipe"
     r"|choosetherecipe|selecttherecipe|forgetallpreviousinstruction|forgetyourinstruction"
 )
-_WORDS = tuple((reason, re.compile(pattern)) for reason, pattern in _ENGLISH)
-_FOREIGN = tuple(re.compile(pattern) for pattern in _LANGUAGES)
+
+
+class _Opened:
+    """A pattern that begins with one of some words: where none of them stands it is not tried, which is ten times
+    as quick.
+    """
+
+    _OPENING = re.compile(r"\\b(?:\(\?:([\w |]+)\)(?![?*{])|(\w+)(?![\w?*{]))")
+
+    def __init__(self, pattern: str) -> None:
+        found = self._OPENING.match(pattern)
+        self.openers = tuple((found[1] or found[2]).split("|")) if found else ("",)
+        self._pattern = re.compile(pattern)
+
+    def search(self, text: str) -> bool:
+        return any(map(text.__contains__, self.openers)) and self._pattern.search(text) is not None
+
+
+_WORDS = tuple((reason, _Opened(pattern)) for reason, pattern in _ENGLISH)
+_FOREIGN = tuple(map(_Opened, _LANGUAGES))
 _TAGS = tuple((reason, re.compile(pattern)) for reason, pattern in _MARKUP)
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{20,}+={0,2}")
 _HEX = re.compile(r"(?<![0-9a-fA-F])(?:[0-9a-fA-F]{2}){16,}+(?![0-9a-fA-F])")
@@ -185,6 +203,8 @@ def _bare(words: str) -> str:
 
 def _visible(text: str) -> str:
     """Compatibility forms folded, invisible characters out, smuggled tag characters made readable."""
+    if text.isascii():
+        return text
     text = "".join(map(_untag, text)) if any(ord(char) >= 0xE0000 for char in text) else text
     text = unicodedata.normalize("NFKC", text)
     return "".join(char for char in text if unicodedata.category(char) != "Cf")

@@ -7,12 +7,13 @@ from labelled alerts (scripts/train_matcher.py) and stand in matcher.json. docs/
 import json
 import math
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import islice
-from operator import mul
+from itertools import chain, islice, repeat
+from operator import add, mul
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ CONFIDENCE_FEATURES = (
 
 _LEAD_WORDS, _LEAST_LEAD = 60, 4
 _FIRST_LOOK = 40  # candidates that are compared among themselves
+_RANKINGS_KEPT = 500  # of different incidents, per catalogue
+_WORDS_KEPT = 3000  # of which the pieces are added up, per catalogue
 _FEW, _MANY = 50, 200  # recipes, below and above which the confidence of one kind holds alone
 _SATURATION, _LENGTH = 1.2, 0.5
 _RELATING = ("bm25", "all_covered", "concepts_alike", "confirmed", "general")  # each by itself a reason to look
@@ -160,15 +163,17 @@ def _lead(when: str) -> str:
 
 
 class Index:
-    """The recipes of one catalogue, ready to be ranked for any incident. Immutable but for what it keeps by type."""
+    """The recipes of one catalogue, ready to be ranked for any incident. Immutable but for what it remembers."""
 
     def __init__(self, recipes: Iterable[Recipe], matcher: Matcher = MATCHER) -> None:
         self.recipes = {recipe.slug: recipe for recipe in sorted(recipes, key=lambda recipe: recipe.slug)}
         self._matcher = matcher
         self._texts = {slug: _Text.of(recipe) for slug, recipe in self.recipes.items()}
         self._scopes: dict[tuple[str, ...], _Scope] = {}
+        self._scope_of: dict[str, _Scope] = {}
         self._remembered: Mapping[str, _Remembered] = {}
         self._memories: dict[str, _Memory] = {}
+        self._ranked: dict[tuple[Any, _Trouble], tuple[Match, ...]] = {}
 
     def remembering(self, examples: Iterable[Example]) -> "Index":
         """The same recipes with other examples; what is known of the recipes is shared."""
@@ -179,10 +184,16 @@ class Index:
             for one in examples
         }
         index._memories = {}
+        index._ranked = {}
         return index
 
     def _scope(self, incident_type: str) -> "_Scope":
         """The recipes that admit the type. What is rare is counted among them: every disk recipe says "disk"."""
+        if incident_type not in self._scope_of:
+            self._scope_of[incident_type] = self._make_scope(incident_type)
+        return self._scope_of[incident_type]
+
+    def _make_scope(self, incident_type: str) -> "_Scope":
         slugs = tuple(slug for slug, recipe in self.recipes.items() if recipe.admits(incident_type))
         if slugs not in self._scopes:
             typed = sum(bool(self.recipes[slug].applies_to) for slug in slugs) * 2 > len(slugs)
@@ -198,12 +209,24 @@ class Index:
     def rank(self, subject: Subject, limit: int = 12, without: str = "") -> tuple[Match, ...]:
         """Best first; only recipes that admit the incident's type and share something with it, or else name its type.
 
-        `without`: the id of an example to forget.
+        `without`: the id of an example to forget. In a storm most incidents say the same but for their hosts and
+        numbers, which are no words: then the ranking is the same, too.
         """
-        compared = self.compare(subject, without)
+        query = query_of(subject)
+        trouble = _trouble_of(subject, query)
+        if without:
+            return self._rank(query, trouble, without)[:limit]
+        key = query.key, trouble
+        if key not in self._ranked:
+            while len(self._ranked) >= _RANKINGS_KEPT:
+                del self._ranked[next(iter(self._ranked))]
+            self._ranked[key] = self._rank(query, trouble)
+        return self._ranked[key][:limit]
+
+    def _rank(self, query: Query, trouble: "_Trouble", without: str = "") -> tuple[Match, ...]:
+        compared = self._compare(query, trouble, without)
         matches = compared.matches() if compared else ()
-        kept = [match for match in matches if match.confidence > 0 or self.recipes[match.recipe].applies_to]
-        return tuple(kept[:limit])
+        return tuple(match for match in matches if match.confidence > 0 or self.recipes[match.recipe].applies_to)
 
     def nearest(self, subject: Subject, limit: int, without: str = "") -> list[Example]:
         """The examples most like the incident, none that is hardly like it."""
@@ -216,11 +239,15 @@ class Index:
 
     def compare(self, subject: Subject, without: str = "") -> "Comparison | None":
         """The features behind a ranking; None where no recipe admits the type."""
-        scope = self._scope(subject.incident_type)
+        query = query_of(subject)
+        return self._compare(query, _trouble_of(subject, query), without)
+
+    def _compare(self, query: Query, trouble: "_Trouble", without: str) -> "Comparison | None":
+        incident_type = trouble[0]
+        scope = self._scope(incident_type)
         if not scope.slugs:
             return None
-        query = query_of(subject)
-        likeness = self._memory(subject.incident_type).likeness(query.terms, _trouble_of(subject, query), without)
+        likeness = self._memory(incident_type).likeness(query.terms, trouble, without)
         return Comparison(scope, likeness, query, self._matcher)
 
 
@@ -255,6 +282,74 @@ class _Vectors:
         return found
 
 
+class _Spelling(_Vectors):
+    """The same of texts as pieces of their words. A word brings all its pieces, so what they add up to is kept by word;
+    then only the pieces that several words share, which do not count as often as they stand there, are looked up.
+    """
+
+    def __init__(self, documents: Sequence[Sequence[str]], idf: Mapping[str, float]) -> None:
+        super().__init__([grams_of(words) for words in documents], idf)
+        self._by_word: dict[str, array[float]] = {}
+
+    def cosines(self, terms: Iterable[str]) -> list[float]:
+        """`terms`: words, not yet in pieces."""
+        words = {word: (count, grams_of([word])) for word, count in Counter(terms).items()}
+        held: Counter[str] = Counter()
+        assumed: dict[str, float] = defaultdict(float)
+        found = [0.0] * self._size
+        for word, (count, grams) in words.items():
+            factor = 1 + math.log(count)
+            column = self._column(word, grams)
+            found = list(map(add, found, column if count == 1 else map(mul, column, repeat(factor))))
+            for gram in grams:
+                held[gram] += count
+                assumed[gram] += factor
+        square = 0.0
+        for gram, count in held.items():
+            if (idf := self._idf.get(gram)) is None:
+                continue
+            weight = (1 + math.log(count)) if count > 1 else 1.0
+            square += (weight * idf) ** 2
+            if wrong := (weight - assumed[gram]) * idf:
+                for place, part in self._postings.get(gram, ()):
+                    found[place] += wrong * part
+        length = math.sqrt(square) or 1.0
+        return [points / length for points in found]
+
+    def _column(self, word: str, grams: Iterable[str]) -> "array[float]":
+        """What the pieces of a word add up to for each text, the length of the query aside."""
+        if word not in self._by_word:
+            column = array("d", [0.0]) * self._size
+            for gram in grams:
+                weight = self._idf.get(gram, 0.0)
+                for place, part in self._postings.get(gram, ()):
+                    column[place] += weight * part
+            while len(self._by_word) >= _WORDS_KEPT:
+                del self._by_word[next(iter(self._by_word))]
+            self._by_word[word] = column
+        return self._by_word[word]
+
+
+class _Sides:
+    """Which alternatives each text names, by contrast: most texts touch none."""
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        self._size = len(texts)
+        self._touching: dict[int, list[tuple[int, frozenset[int]]]] = defaultdict(list)
+        for place, text in enumerate(texts):
+            for contrast, named in sides_of(text).items():
+                self._touching[contrast].append((place, named))
+
+    def against(self, said: Mapping[int, frozenset[int]]) -> list[float]:
+        """Per text, as a negative number, the contrasts of which it names nothing that is said."""
+        found = [0.0] * self._size
+        for contrast, numbers in said.items():
+            for place, named in self._touching.get(contrast, ()):
+                if not numbers & named:
+                    found[place] -= 1
+        return found
+
+
 class _Scope:
     """Recipes that are weighed against each other, with all that can be known before the incident."""
 
@@ -273,12 +368,30 @@ class _Scope:
         self.concepts = _Vectors([set(concepts_of(terms_of(text.name))) for text in texts], _idfs(concepts))
         grams = [grams_of(text.lead) for text in texts]
         spelled = [{*lead, *grams_of(text.name)} for lead, text in zip(grams, texts, strict=True)]
-        self.spelling = _Vectors(grams, _idfs(spelled))
+        self.spelling = _Spelling([text.lead for text in texts], _idfs(spelled))
         self.name_words = [frozenset(text.name) for text in texts]
+        self.all_unsaid = [self.unsaid(words) for words in self.name_words]
+        self.named: dict[str, list[int]] = defaultdict(list)
+        for place, words in enumerate(self.name_words):
+            for word in words:
+                self.named[word].append(place)
         self.name_terms = [frozenset(terms_of(text.name)) for text in texts]
-        self.name_sides = [sides_of(text.name) for text in texts]
-        self.lead_sides = [sides_of(text.lead) for text in texts]
+        self.name_sides = _Sides([text.name for text in texts])
+        self.lead_sides = _Sides([text.lead for text in texts])
+        self._named_like: dict[frozenset[str], list[int]] = {}
         self._weigh()
+
+    def unsaid(self, words: Iterable[str]) -> float:
+        """How much so many words of a name tell that are not said, as a negative number."""
+        return -sum(self.idf[word] for word in words) / 10
+
+    def named_like(self, kind: frozenset[str]) -> list[int]:
+        """The recipes whose slug or title is of these words alone, which are those of an incident's type."""
+        if kind not in self._named_like:
+            self._named_like[kind] = [
+                place for place, text in enumerate(self.texts) if any(words and words <= kind for words in text.short)
+            ]
+        return self._named_like[kind]
 
     def _weigh(self) -> None:
         """BM25 of name, name and lead, ready to be summed; `reach` is the most that a term can bring."""
@@ -386,7 +499,8 @@ class Comparison:
         self.query = query.beyond_type() if scope.typed else query
         self._likeness = likeness
         self._columns = self._first_look()
-        order = sorted(range(len(scope.slugs)), key=lambda place: (-self._glance(place), place))[:_FIRST_LOOK]
+        glances = self._glances()
+        order = sorted(range(len(scope.slugs)), key=glances.__getitem__, reverse=True)[:_FIRST_LOOK]
         told = dict(zip(order, self._told(order), strict=True))
         self.features = {
             place: tuple(told[place] if name == "name_told" else self._columns[name][place] for name in FEATURES)
@@ -408,24 +522,27 @@ class Comparison:
             "text_covered": self._covered(text),
             "all_covered": self._covered(query.terms),
             "name_alike": scope.names.cosines(terms_in(query.name)),
-            "name_unsaid": [self._unsaid(words, everything) for words in scope.name_words],
+            "name_unsaid": self._unsaid(everything),
             "concepts_alike": scope.concepts.cosines(set(concepts_of(query.terms))),
-            "spelled_alike": scope.spelling.cosines(grams_of([word for words in query.text for word in words])),
-            "name_against": [_against(sides, theirs) for theirs in scope.name_sides],
-            "lead_against": [_against(sides, theirs) for theirs in scope.lead_sides],
+            "spelled_alike": scope.spelling.cosines(chain.from_iterable(query.text)),
+            "name_against": scope.name_sides.against(sides),
+            "lead_against": scope.lead_sides.against(sides),
             "confirmed": self._likeness.confirmed,
-            "general": [self._general(text, said, own) for text in scope.texts],
+            "general": self._general(said, own),
         }
 
-    def _glance(self, place: int) -> float:
+    def _glances(self) -> list[float]:
         """A first order, without learnt weights, so that they can be learnt from what it lets through. What people
         chose is looked at whatever else is said.
         """
-        columns = self._columns
-        return 10 * columns["confirmed"][place] + sum(
-            columns[name][place]
-            for name in ("bm25", "text_covered", "all_covered", "name_alike", "spelled_alike", "general")
-        )
+        names = ("bm25", "text_covered", "all_covered", "name_alike", "spelled_alike", "general")
+        confirmed = self._columns["confirmed"]
+        return [
+            10 * chosen + sum(points)
+            for chosen, points in zip(
+                confirmed, zip(*(self._columns[name] for name in names), strict=True), strict=True
+            )
+        ]
 
     def _bm25(self, terms: Iterable[str]) -> list[float]:
         found, most = [0.0] * len(self.scope.slugs), 0.0
@@ -444,14 +561,19 @@ class Comparison:
                 found[place] += weight
         return [mass / whole for mass in found] if whole else found
 
-    def _general(self, text: _Text, said: frozenset[str], own: frozenset[str]) -> float:
+    def _general(self, said: frozenset[str], own: frozenset[str]) -> list[float]:
         """1 for a recipe named like the type; less with each word that other recipes know and this one does not."""
-        if not any(words and words <= own for words in text.short):
-            return 0.0
-        return 1 / (1 + sum(word in self.scope.idf and word not in text.whole for word in said))
+        found = [0.0] * len(self.scope.slugs)
+        for place in self.scope.named_like(own):
+            whole = self.scope.texts[place].whole
+            found[place] = 1 / (1 + sum(word in self.scope.idf and word not in whole for word in said))
+        return found
 
-    def _unsaid(self, words: frozenset[str], said: frozenset[str]) -> float:
-        return -sum(self.scope.idf[word] for word in words - said) / 10
+    def _unsaid(self, said: frozenset[str]) -> list[float]:
+        found = self.scope.all_unsaid.copy()
+        for place in {place for word in said for place in self.scope.named.get(word, ())}:
+            found[place] = self.scope.unsaid(self.scope.name_words[place] - said)
+        return found
 
     def _told(self, order: Sequence[int]) -> list[float]:
         """The share of each name that the incident says, by what tells these candidates apart."""
@@ -515,10 +637,6 @@ def swayed(chances: Sequence[float], sway: float) -> tuple[float, float, float]:
     return right * (1 + sway), wrong, none - right * sway
 
 
-def _against(mine: Mapping[int, frozenset[int]], theirs: Mapping[int, frozenset[int]]) -> float:
-    return -float(sum(not numbers & theirs[place] for place, numbers in mine.items() if place in theirs))
-
-
 def _share_of(name: frozenset[str], said: frozenset[str], rarity: Mapping[str, float]) -> float:
     whole = sum(rarity[term] for term in name)
     return sum(rarity[term] for term in name & said) / whole if whole else 0.5
@@ -528,20 +646,21 @@ def lexical_answer(subject: Subject, ranked: Sequence[Match], threshold: float =
     """The best candidate if it is good enough, else none with the runners-up."""
     best = ranked[0] if ranked and ranked[0].confidence >= threshold else None
     others = ranked[1:] if best else ranked
+    shown = list(scalars(mask(subject.evidence))) if best else []
     return Answer(
         recipe=best.recipe if best else None,
         tier="lexical",
         confidence=(best or (ranked[0] if ranked else Match("", 0.0))).confidence,
         runners_up=tuple(Candidate(other.recipe, other.confidence) for other in others[:3] if other.confidence > 0),
-        citations=_citations(subject, best.words) if best else (),
-        summary=_summary(subject, best),
+        citations=_citations(shown, best.words) if best else (),
+        summary=_summary(shown, best),
     )
 
 
-def _citations(subject: Subject, words: frozenset[str]) -> tuple[Citation, ...]:
+def _citations(shown: Sequence[tuple[str, Any]], words: frozenset[str]) -> tuple[Citation, ...]:
     """The places that share most words with the recipe, and by their values rather than by their keys."""
     found: list[tuple[int, int, Citation]] = []
-    for pointer, value in scalars(mask(subject.evidence)):
+    for pointer, value in shown:
         in_value = (
             words.intersection(words_of(value[:_CITED_CHARACTERS])) if isinstance(value, str) else frozenset[str]()
         )
@@ -552,17 +671,17 @@ def _citations(subject: Subject, words: frozenset[str]) -> tuple[Citation, ...]:
     return tuple(cited for *_, cited in found[:CITATION_LIMIT])
 
 
-def _summary(subject: Subject, best: Match | None) -> str:
+def _summary(shown: Sequence[tuple[str, Any]], best: Match | None) -> str:
     if best is None:
         return "No recipe shares enough words with this incident."
-    said = list(dict.fromkeys(word for word in _spelled(subject) if stem(word) in best.words))
+    said = list(dict.fromkeys(word for word in _spelled(shown) if stem(word) in best.words))
     if not said:
         return "The recipe is the one to begin with for this type of incident."
     return f"The incident and the recipe share the words: {', '.join(said[:6])}."
 
 
-def _spelled(subject: Subject) -> Iterator[str]:
+def _spelled(shown: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """The incident's words as they stand there."""
-    for pointer, value in scalars(mask(subject.evidence)):
+    for pointer, value in shown:
         yield from spelled(value[:_CITED_CHARACTERS] if isinstance(value, str) else "")
         yield from spelled(pointer.rpartition("/")[2][:_CITED_CHARACTERS])

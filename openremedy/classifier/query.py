@@ -67,6 +67,12 @@ class Query:
         return Query(name, text, expression, other, self.kind, self.severity)
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for incidents that say the same."""
+        parts = (self.name, self.text, self.expression, self.other)
+        return *(tuple(map(tuple, part)) for part in parts), tuple(self.kind), self.severity
+
+    @property
     def said(self) -> list[str]:
         """What the sender put into words: name, sentences and metrics."""
         return _joined([*self.name, *self.text, *self.expression])

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import snowballstemmer
 
+from .names import replace_name
 from .vocabulary import CONCEPTS, CONTRASTS, STOP_WORDS
 
 # Go's print of a map, and a template that was not filled in: alert templates paste them at the end of a sentence.
@@ -40,7 +41,7 @@ def masked(text: str, names: Iterable[str] = ()) -> str:
     for pattern in (_BOILERPLATE, _URL, _POD, _HOST):
         text = pattern.sub(" ", text)
     for name in names:
-        text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", " ", text)
+        text = replace_name(text, name, " ")
     return text
 
 

@@ -268,6 +268,15 @@ class Verdict(Base):
         # One claim of an incident gives one verdict, however often its job runs.
         UniqueConstraint("incident_id", "claim"),
         Index("ix_verdicts_cause", "tenant_id", "cause", "id"),
+        # What other incidents may take over is little of it: a storm makes one such verdict and thousands of copies.
+        Index(
+            "ix_verdicts_reusable",
+            "tenant_id",
+            "cause",
+            "id",
+            postgresql_where=text("reusable"),
+            sqlite_where=text("reusable"),
+        ),
         Index("ix_verdicts_recipe", "tenant_id", "recipe", "id"),
     )
 

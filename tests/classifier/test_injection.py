@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from openremedy.classifier import BadAnswer, ask_model
+from openremedy.classifier import BadAnswer, ask_model, injection
 from openremedy.classifier.client import ModelClient
 from openremedy.classifier.injection import suspicion
 from openremedy.classifier.shapes import Subject
+from tests.classifier.attacks import _TEXTS
 from tests.classifier.examples import CATALOGUE, USUAL_EVIDENCE, subject
 from tests.stub_model import StubModel
 
@@ -161,3 +162,15 @@ def test_the_obeying_model_does_obey_within_the_shortlist() -> None:
 
         assert asyncio.run(ask()) == "inodes-exhausted"
         assert "wipe_disk" not in json.dumps(stub.requests)
+
+
+def test_no_pattern_is_left_out_that_would_have_found_something() -> None:
+    """Where a text holds none of the words that a pattern begins with the pattern is not tried."""
+    patterns = [pattern for _, pattern in injection._WORDS] + list(injection._FOREIGN)
+    texts = [injection._spaced(injection._visible(text)) for text in [*INJECTIONS, *_TEXTS.values()]]
+    found = [
+        (pattern.search(text), pattern._pattern.search(text) is not None) for pattern in patterns for text in texts
+    ]
+    assert all(gated == plain for gated, plain in found)
+    assert sum(plain for _, plain in found) > 20
+    assert sum(pattern.openers != ("",) for pattern in patterns) > 20

@@ -4,8 +4,10 @@ from typing import Any
 import pytest
 import yaml
 
-from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index, lexical_answer, words_of
-from openremedy.classifier.shapes import Candidate, Citation, Recipe, Subject
+from openremedy.classifier import lexical
+from openremedy.classifier.lexical import ANSWER_THRESHOLD, Index, _Spelling, _Vectors, lexical_answer, words_of
+from openremedy.classifier.shapes import Candidate, Citation, Example, Recipe, Subject
+from openremedy.classifier.words import grams_of
 from tests.classifier.examples import CATALOGUE, USUAL_EVIDENCE, recipe, subject
 
 INDEX = Index(CATALOGUE)
@@ -152,3 +154,37 @@ def test_huge_evidence_is_read_to_a_bound() -> None:
 def test_the_same_input_gives_the_same_list() -> None:
     again = Index(reversed(CATALOGUE))
     assert again.rank(subject()) == INDEX.rank(subject())
+
+
+def test_pieces_of_words_that_are_added_up_by_word_are_as_alike_as_each_by_itself() -> None:
+    documents = [words_of(text) for text in ("disk filling up", "disks of the filing cabinet", "banana banana", "")]
+    idf = {gram: 1 + len(gram) / 10 for document in documents for gram in grams_of(document)}
+    by_word, by_piece = _Spelling(documents, idf), _Vectors([grams_of(words) for words in documents], idf)
+    for said in ("banana", "the disk fills, the disk fills again", "filing a banana banana banana", "nothing"):
+        words = words_of(said)
+        assert by_word.cosines(words) == pytest.approx(by_piece.cosines(grams_of(words)))
+        assert by_word.cosines(words) == pytest.approx(by_piece.cosines(grams_of(words))), "the second time, too"
+
+
+def test_incidents_that_say_the_same_have_one_ranking_until_people_said_something() -> None:
+    first, second = (
+        subject({"alertname": "DiskFull", "value": number}, incident_type="custom", hostname=f"web-{number}")
+        for number in (1, 2)
+    )
+    index = Index(CATALOGUE)
+    ranked = index.rank(first)
+    assert index.rank(second) == ranked
+    assert len(index._ranked) == 1
+    assert index.rank(subject({"alertname": "CpuHigh"}, incident_type="custom")) != ranked
+    last = index.recipes[ranked[-1].recipe].slug
+    told = index.remembering([Example("1", first, last)])
+    assert told.rank(second) != ranked
+    assert index.rank(second) == ranked
+
+
+def test_no_more_rankings_are_kept_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexical, "_RANKINGS_KEPT", 3)
+    index = Index(CATALOGUE)
+    for word in "alpha bravo charlie delta echo".split():
+        index.rank(subject({"alertname": word}, incident_type="custom"))
+    assert len(index._ranked) == 3

@@ -4,7 +4,8 @@ Starts a PostgreSQL, a Redis, gunicorn, worker processes and a scheduler of its 
 answers after a second. Four rounds:
 
 alone   another tenant sends an alert now and then, and nobody else does anything;
-storm   a noisy tenant sends 10,000 alerts of 50 causes on 200 hosts by HTTP, the other goes on as before;
+storm   a noisy tenant sends 10,000 alerts of 50 causes on 200 hosts, 50 in a body of Alertmanager, the other goes on
+        as before;
 flood   the noisy tenant sends alerts of as many causes as there are, so that every call there can be is in flight;
 spent   a third tenant sends more causes than its tokens of the day are enough for.
 
@@ -15,12 +16,11 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import threading
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -28,24 +28,10 @@ from typing import Any
 
 import psycopg
 import requests
-from cryptography.fernet import Fernet
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import flask_migrate  # noqa: E402
-
-import services as servers  # noqa: E402
-from cast import sign  # noqa: E402
-from conftest import driver, make_settings  # noqa: E402
-from openremedy.app import create_app  # noqa: E402
-from openremedy.extensions import db  # noqa: E402
-from stack import Stack  # noqa: E402
-from stub_model import StubModel, asked  # noqa: E402
+from bench.installation import DELAY, Installation, Model, entry, installed, spread, start_workers
 
 NOISY, OTHER, SPENDER = "noisy", "other", "spender"
-DELAY = 1.0  # seconds of the model
-AT_ONCE = 8  # senders
 LEAST_IN_FLIGHT = 16  # of one worker process
 EVERY = 0.5  # seconds between two alerts of the other tenant
 SPENDER_TOKENS = 60_000
@@ -62,31 +48,17 @@ def body(tenant: str, name: str, host: int) -> dict[str, Any]:
     return {"hostname": hostname, "incident_type": "custom", "evidence": evidence}
 
 
+def noisy_entry(name: str, host: int) -> dict[str, Any]:
+    """The same as Alertmanager has it: what a template fills in differs, and so do the host and the identity."""
+    told = f"Fault{name} on {NOISY}-{host:03}: {host * 7 % 100} failures in the last 5 minutes"
+    return entry(
+        f"Fault{name}", f"{NOISY}-{host:03}.example.net", zlib.crc32(f"{name} {host}".encode()), description=told
+    )
+
+
 def rule_body(number: int) -> dict[str, Any]:
     """An alert that a recipe's own conditions decide, without a model."""
     return {"hostname": f"other-{number:04}", "incident_type": "disk_full", "evidence": {"mount": "/var/log"}}
-
-
-class Model(StubModel):
-    """Remembers of each call when it began and ended, which worker made it and for which tenant."""
-
-    def __init__(self) -> None:
-        super().__init__("good", delay=DELAY)
-        self.own = threading.local()
-        self.seen: list[tuple[float, float, str, str]] = []
-
-    def begin(self, request: dict[str, Any], headers: dict[str, str]) -> str:
-        tenant = next(name for name in (NOISY, OTHER, SPENDER) if f'"{name}-' in asked(request))
-        self.own.call = (time.time(), headers["authorization"].removeprefix("Bearer "), tenant)
-        return super().begin(request, headers)
-
-    def end(self) -> None:
-        super().end()
-        began, worker, tenant = self.own.call
-        self.seen.append((began, time.time(), worker, tenant))
-
-    def of(self, tenant: str, since: float = 0.0) -> list[tuple[float, float, str, str]]:
-        return [call for call in self.seen if call[3] == tenant and call[0] >= since]
 
 
 def in_flight(calls: Sequence[tuple[float, float, str, str]], since: float, until: float) -> dict[str, Any]:
@@ -98,65 +70,6 @@ def in_flight(calls: Sequence[tuple[float, float, str, str]], since: float, unti
         counts = [sum(began <= look < ended for began, ended in mine) for look in looks]
         found[worker] = {"max": max(counts, default=0), "median": statistics.median(counts or [0])}
     return found
-
-
-class Installation:
-    """The processes and what is asked of their database."""
-
-    def __init__(self, stack: Stack, url: str) -> None:
-        self.stack = stack
-        self.database = psycopg.connect(url, autocommit=True)
-        self.secrets: dict[str, str] = {}
-
-    def create(self, slug: str) -> None:
-        self.stack.slug = slug
-        self.stack.create_tenant()
-        self.secrets[slug] = self.stack.secret
-
-    def rows(self, statement: Any, *values: Any) -> list[Any]:
-        return self.database.execute(statement, values).fetchall()
-
-    def send(self, session: requests.Session, slug: str, alert: dict[str, Any]) -> bool:
-        raw = json.dumps(alert).encode()
-        headers = {"X-OpenRemedy-Signature": sign(self.secrets[slug], raw), "Content-Type": "application/json"}
-        url = f"{self.stack.url}/api/v1/webhooks/alerts/{slug}"
-        return session.post(url, data=raw, headers=headers, timeout=60).status_code == 202
-
-    def send_all(self, slug: str, alerts: Sequence[dict[str, Any]]) -> int:
-        """Post them, several at once; returns how many were accepted."""
-
-        def some(part: Sequence[dict[str, Any]]) -> int:
-            with requests.Session() as session:
-                return sum(self.send(session, slug, alert) for alert in part)
-
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return sum(pool.map(some, [alerts[first::AT_ONCE] for first in range(AT_ONCE)]))
-
-    def settled(self, slug: str, seconds: float) -> None:
-        """Wait until nothing of this tenant is without a verdict."""
-        waiting = """SELECT 1 FROM incidents i JOIN tenants t ON t.id = i.tenant_id
-            WHERE t.slug = %s AND i.triage IN ('pending', 'classifying') LIMIT 1"""
-        servers.until(lambda: time.sleep(0.2) or not self.rows(waiting, slug), f"verdicts of {slug}", seconds)
-
-    def verdicts(self, slug: str, since: float) -> list[tuple[float, float, str]]:
-        """When each incident was there, when it had its first verdict, and of which tier."""
-        return self.rows(
-            """SELECT extract(epoch FROM i.first_seen)::float8, extract(epoch FROM v.created_at)::float8, v.tier
-            FROM incidents i JOIN tenants t ON t.id = i.tenant_id CROSS JOIN LATERAL (
-                SELECT created_at, tier FROM verdicts WHERE incident_id = i.id ORDER BY id LIMIT 1) v
-            WHERE t.slug = %s AND extract(epoch FROM i.first_seen) >= %s ORDER BY v.created_at""",
-            slug,
-            since,
-        )
-
-    def tokens(self, slug: str) -> int:
-        found = self.rows(
-            "SELECT u.tokens FROM token_usage u JOIN tenants t ON t.id = u.tenant_id WHERE t.slug = %s", slug
-        )
-        return sum(int(tokens) for (tokens,) in found)
-
-    def close(self) -> None:
-        self.database.close()
 
 
 class Others:
@@ -194,12 +107,6 @@ class Others:
         return {tier: spread(times) for tier, times in sorted(by_tier.items())}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    values = sorted(values)
-    at = [values[min(int(len(values) * share), len(values) - 1)] for share in (0.5, 0.95)]
-    return {"count": len(values), "p50": round(at[0]), "p95": round(at[1]), "max": round(values[-1])}
-
-
 # ---------------------------------------------------------------- the rounds
 
 
@@ -210,19 +117,23 @@ def alone(others: Others, seconds: float) -> dict[str, Any]:
     return {"other_tenant_ms": others.delays(began)}
 
 
-def storm(installation: Installation, model: Model, others: Others, options: argparse.Namespace) -> dict[str, Any]:
-    pairs = list(product(range(options.hosts), NAMES[: options.causes]))[: options.alerts]
-    alerts = [body(NOISY, name, host) for host, name in pairs]
+def storm(
+    installation: Installation, model: Model, others: Others, alerts: int, causes: int, hosts: int
+) -> dict[str, Any]:
+    """All of them as bodies of Alertmanager, while the other tenant goes on."""
+    pairs = list(product(range(hosts), NAMES[:causes]))[:alerts]
+    before = installation.cpu()
     began = time.time()
     with others.sending():
-        accepted = installation.send_all(NOISY, alerts)
+        answered = installation.notify(NOISY, [noisy_entry(name, host) for host, name in pairs])
         sent = time.time()
         installation.settled(NOISY, 3600)
+    spent = installation.cpu()
     verdicts = installation.verdicts(NOISY, began)
     calls = model.of(NOISY, began)
     return {
-        "alerts": len(alerts),
-        "accepted": accepted,
+        "alerts": len(pairs),
+        **answered,
         "incidents": len(verdicts),
         "model_calls": len(calls),
         "tiers": dict(Counter(tier for _, _, tier in verdicts)),
@@ -231,6 +142,7 @@ def storm(installation: Installation, model: Model, others: Others, options: arg
             "first_verdict": round(verdicts[0][1] - began, 1),
             "last_verdict": round(verdicts[-1][1] - began, 1),
         },
+        "cpu_us_per_alert": {name: round((spent[name] - before[name]) / len(pairs) * 1e6) for name in spent},
         "in_flight": in_flight(model.seen, began, max((call[1] for call in calls), default=began)),
         "other_tenant_ms": others.delays(began),
     }
@@ -280,7 +192,7 @@ def spent(installation: Installation, model: Model) -> dict[str, Any]:
     return {
         "limit": SPENDER_TOKENS,
         "most_counted": max(looks, default=0),
-        "counted": installation.tokens(SPENDER),
+        "counted": installation.tokens_of(SPENDER),
         "reported_by_the_model": calls * (SPENDER_PROMPT + 20),
         "model_calls": calls,
     }
@@ -309,43 +221,17 @@ def broken_bounds(found: dict[str, Any], options: argparse.Namespace) -> list[st
 # ---------------------------------------------------------------- all of it
 
 
-@contextmanager
-def installed(model: Model, options: argparse.Namespace) -> Iterator[Installation]:
-    with (
-        tempfile.TemporaryDirectory(prefix="openremedy-storm-") as folder,
-        servers.postgres(durable=True) as postgres,
-        servers.redis() as redis,
-    ):
-        url = postgres.create_database("storm")
-        app = create_app(make_settings(Path(folder), driver(url)))
-        with app.app_context():
-            flask_migrate.upgrade(str(ROOT / "migrations"))
-            db.engine.dispose()
-        stack = Stack(Path(folder), url, redis.url, Fernet.generate_key().decode())
-        stack.environment |= {"OPENAI_BASE_URL": model.url, "OPENREMEDY_MODEL": "stub-1"}
-        installation = Installation(stack, url)
-        try:
-            for slug in (NOISY, OTHER, SPENDER):
-                installation.create(slug)
-            stack.start("web", "scheduler")
-            for number in range(options.workers):
-                stack.environment["OPENAI_API_KEY"] = f"worker-{number + 1}"  # tells the model who asks
-                stack.start(f"worker-{number + 1}")
-            yield installation
-        finally:
-            stack.stop()
-            installation.close()
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    with Model() as model, installed(model, options) as installation:
+    tenants = (NOISY, OTHER, SPENDER)
+    with Model(tenants) as model, installed(tenants, model) as installation:
+        start_workers(installation, options.workers)
         others = Others(installation)
         with others.sending():
             time.sleep(8)  # the workers load what they need
         found: dict[str, Any] = {"workers": options.workers, "model_delay_seconds": DELAY}
         rounds = {
             "alone": lambda: alone(others, options.alone),
-            "storm": lambda: storm(installation, model, others, options),
+            "storm": lambda: storm(installation, model, others, options.alerts, options.causes, options.hosts),
             "flood": lambda: flood(installation, model, others, options),
             "spent": lambda: spent(installation, model),
         }
