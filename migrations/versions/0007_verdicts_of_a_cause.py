@@ -5,14 +5,14 @@ the index of causes beside the one it looks for. Only a few of the verdicts can 
 made in one pass over the table, and costs the others nothing. The release before goes on without knowing it.
 
 Revision ID: 0007
-Revises: 0005
+Revises: 0006
 """
 
 from alembic import op
 from sqlalchemy import text
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
