@@ -6,7 +6,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import Settings, load
-from openremedy import api, cli, database, downloads, health, logs, registry, responses, ui, webhooks
+from openremedy import api, bundles, cli, database, downloads, health, logs, registry, responses, ui, webhooks
 from openremedy.crypto import Vault
 from openremedy.directory import Directory, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
@@ -64,7 +64,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
             "socket_timeout": LIMITER_TIMEOUT,
             "socket_connect_timeout": LIMITER_TIMEOUT,
         },
-        "RATELIMIT_STRATEGY": "moving-window",
+        "RATELIMIT_STRATEGY": bundles.NAME,
         # Changing the strategy on a live Redis gives WRONGTYPE: then raise this version.
         "RATELIMIT_KEY_PREFIX": "openremedy-v1",
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,

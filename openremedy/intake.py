@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine
 
-from openremedy import audit, store
+from openremedy import audit, logs, store
 from openremedy.alerts import PUBLIC_STATUSES, Alert, AlertStatus, Outcome, identity, parse_alert
 from openremedy.audit import Actor
 from openremedy.directory import Caller, Directory, Sender
@@ -131,8 +131,7 @@ class Door:
             self.tally.used(caller.secret_id)
         delivery = _delivery(caller.tenant_id, body, origin)
         outcomes = self._store(delivery, [Arrival(0, alert, identity(alert))], [], origin.replay)
-        log.info(
-            "alert.accepted",
+        logs.note(
             tenant=tenant,
             delivery=str(delivery["id"]),
             outcome=str(outcomes[0].outcome),
@@ -163,8 +162,7 @@ class Door:
         }
         delivery["message"] = " ".join(filter(None, (delivery["message"], bundle.remark))) or None
         outcomes = self._store(delivery, arrivals, unplaced, origin.replay)
-        log.info(
-            "alerts.accepted",
+        logs.note(
             tenant=sender.tenant,
             source=sender.id,
             adapter=sender.adapter,

@@ -41,6 +41,11 @@ def configure(log_format: str) -> None:
     )
 
 
+def note(**facts: Any) -> None:
+    """Put facts on every line of this request that comes from here on; its last one is always written."""
+    structlog.contextvars.bind_contextvars(**facts)
+
+
 def _one_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Nobody who gets text into a message starts a line of their own with it, or steers a terminal."""
     text = str(event["event"])

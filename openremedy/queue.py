@@ -22,7 +22,7 @@ JOB = "openremedy.jobs.classify_pending"  # a string, so that the web process ne
 WAKE_KEY = "openremedy:wake"
 WAKE_SECONDS = 5  # a lost job is missed no longer than this by those who come after it
 WEB_TIMEOUT = 0.5  # seconds
-BREATH = 0.02  # seconds between two wakes of one process
+BREATH = 0.1  # seconds between two wakes of one process
 IDLE = 1.0  # seconds that its thread waits for the next who asks
 PAUSE = 5.0  # seconds without trying after a failure, so that a hung Redis costs one request, not all
 
