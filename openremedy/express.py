@@ -13,8 +13,8 @@ import copy
 import json
 import threading
 import weakref
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +25,7 @@ import orjson
 import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from openremedy.alerts import Outcome
 from openremedy.lifecycle import Episode, Result, Track
@@ -50,6 +51,7 @@ from openremedy.rows import (
 
 ATTEMPTS = 3
 RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
+LARGEST = 100  # alerts of bodies that are written together; a larger one holds nobody up
 REMEMBERED = 5_000  # incidents; about a kilobyte each
 
 
@@ -87,7 +89,129 @@ class Beliefs:
                 self._known.popitem(last=False)
 
 
-_beliefs: weakref.WeakKeyDictionary[Engine, Beliefs] = weakref.WeakKeyDictionary()
+@dataclass(eq=False)
+class Body:
+    """A delivery and what is in it; and, once it has been tried to store them, what came of that."""
+
+    delivery: dict[str, Any]
+    arrivals: Sequence[Arrival]
+    unplaced: Sequence[Unplaced]
+    results: dict[int, Result] = field(default_factory=dict)
+    stored: bool = False
+    error: Exception | None = None
+    turn: threading.Event = field(default_factory=threading.Event)  # it is done, or the next to write for all who wait
+
+    @property
+    def done(self) -> bool:
+        """Nobody writes it any more."""
+        return self.stored or self.error is not None
+
+
+class Line:
+    """Bodies of one tenant that come while one is being written: the first of them writes all in the next statement.
+
+    So the more there are at once, the less each costs; who comes alone waits for nobody.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Body] = []
+        self._busy = False
+        self._lock = threading.Lock()
+
+    def pass_through(self, body: Body, write: Callable[[list[Body]], None]) -> None:
+        """Have the body written, by this thread together with others or by one of theirs."""
+        with self._lock:
+            self._waiting.append(body)
+            mine, self._busy = not self._busy, True
+        if not mine:
+            body.turn.wait()
+            if body.done:
+                return
+        bodies = self._next()
+        try:
+            write(bodies)
+        finally:
+            for one in bodies:
+                one.error = one.error or (None if one.stored else NotPlain())
+            self._hand_over()
+            for one in bodies:
+                one.turn.set()
+
+    def _next(self) -> list[Body]:
+        """Those that fit into a statement, in the order they came."""
+        with self._lock:
+            room = LARGEST
+            bodies: list[Body] = []
+            while self._waiting and (not bodies or len(self._waiting[0].arrivals) <= room):
+                bodies.append(self._waiting.pop(0))
+                room -= len(bodies[-1].arrivals)
+            return bodies
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting[0].turn.set()
+            else:
+                self._busy = False
+
+
+class Room:
+    """What one process keeps about a database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.beliefs = Beliefs()
+        self._lines: defaultdict[int, Line] = defaultdict(Line)
+
+    def store(self, body: Body) -> list[Stored] | None:
+        """As store()."""
+        if len(body.arrivals) > LARGEST:
+            self._write_alone(body)
+        else:
+            self._lines[body.delivery["tenant_id"]].pass_through(body, self._write)
+        if body.stored:
+            return outcomes_of(body.arrivals, body.results, body.unplaced)
+        error = body.error
+        plain_failure = isinstance(error, NotPlain | psycopg.IntegrityError | psycopg.DataError)
+        if plain_failure or getattr(error, "sqlstate", None) in RETRIED_STATES:
+            return None  # nothing was written
+        raise error or NotPlain
+
+    def _write(self, bodies: list[Body]) -> None:
+        """All in one statement, or, where one of them is none for it or breaks it, each in its own."""
+        try:
+            self._try(bodies)
+        except (NotPlain, psycopg.Error, PoolTimeout) as error:
+            for one in bodies:
+                if len(bodies) > 1 and not isinstance(error, psycopg.OperationalError | PoolTimeout):
+                    self._write_alone(one)
+                else:
+                    one.error = error
+
+    def _write_alone(self, body: Body) -> None:
+        try:
+            self._try([body])
+        except (NotPlain, psycopg.Error, PoolTimeout) as error:
+            body.error = error
+
+    def _try(self, bodies: list[Body]) -> None:
+        tenant_id = bodies[0].delivery["tenant_id"]
+        identities = sorted({one.identity for body in bodies for one in body.arrivals})
+        beliefs = self.beliefs.of(tenant_id, identities)
+        with _connection(self._engine) as connection:
+            for _ in range(ATTEMPTS):
+                guess = Guess(tenant_id, bodies, identities, beliefs)
+                if differing := guess.write(connection):
+                    beliefs |= differing
+                    continue
+                self.beliefs.keep(tenant_id, guess.written)
+                for body in bodies:
+                    body.stored = True
+                return
+        raise NotPlain
+
+
+_rooms: weakref.WeakKeyDictionary[Engine, Room] = weakref.WeakKeyDictionary()
 
 
 def store(
@@ -99,25 +223,7 @@ def store(
     """
     if not arrivals or any(one.beat is not None for one in unplaced):
         return None
-    tenant_id = delivery["tenant_id"]
-    remembered = _beliefs.setdefault(engine, Beliefs())
-    identities = sorted({one.identity for one in arrivals})
-    beliefs = remembered.of(tenant_id, identities)
-    try:
-        with _connection(engine) as connection:
-            for _ in range(ATTEMPTS):
-                guess = Guess(delivery, arrivals, unplaced, identities, beliefs)
-                if differing := guess.write(connection):
-                    beliefs |= differing
-                    continue
-                remembered.keep(tenant_id, guess.written)
-                return outcomes_of(arrivals, guess.results, unplaced)
-    except (NotPlain, psycopg.IntegrityError, psycopg.DataError):
-        pass  # nothing was written
-    except psycopg.OperationalError as error:
-        if error.sqlstate not in RETRIED_STATES:
-            raise
-    return None
+    return _rooms.setdefault(engine, Room(engine)).store(Body(delivery, arrivals, unplaced))
 
 
 @contextmanager
@@ -138,30 +244,29 @@ def _connection(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
 
 @dataclass
 class Guess:
-    """How the incidents of a body may be, and what the lifecycle makes of the body then."""
+    """How the incidents of some bodies may be, and what the lifecycle makes of the bodies then, one after another."""
 
-    delivery: dict[str, Any]
-    arrivals: Sequence[Arrival]
-    unplaced: Sequence[Unplaced]
+    tenant_id: int
+    bodies: list[Body]
     identities: list[str]
     beliefs: dict[str, Belief]
-    results: dict[int, Result] = field(default_factory=dict)
     tracks: dict[str, Track] = field(default_factory=dict)
     written: dict[str, Belief] = field(default_factory=dict)
 
     def write(self, connection: psycopg.Connection[Any]) -> dict[str, Belief]:
-        """Write the body if the guess is right; returns those incidents that are not as they were believed.
+        """Write the bodies if the guess is right; returns those incidents that are not as they were believed.
 
         Raises NotPlain.
         """
         self.tracks = {identity: self._track(identity) for identity in self.identities}
-        for arrival in self.arrivals:
-            episode = self.tracks[arrival.identity].open
-            if episode and may_be_known(episode, arrival.alert):
-                raise NotPlain
         at = now()
-        self.results = applied(self.tracks, self.arrivals, at)
-        if any(result.orphan for result in self.results.values()):
+        for body in self.bodies:
+            for arrival in body.arrivals:
+                episode = self.tracks[arrival.identity].open
+                if episode and may_be_known(episode, arrival.alert):
+                    raise NotPlain
+            body.results = applied(self.tracks, body.arrivals, at)
+        if any(result.orphan for body in self.bodies for result in body.results.values()):
             return self._look(connection)
         if any(len(track.episodes) > 1 for track in self.tracks.values()):
             raise NotPlain  # an episode makes room for the next one, first
@@ -182,31 +287,61 @@ class Guess:
         return differing
 
     def _believed(self) -> list[Any]:
-        tenant_id = self.delivery["tenant_id"]
         versions = [belief.version if (belief := self.beliefs.get(one)) else None for one in self.identities]
-        return [GATE + tenant_id, tenant_id, self.identities, versions]
+        return [GATE + self.tenant_id, self.tenant_id, self.identities, versions]
 
     def _send(self, connection: psycopg.Connection[Any], at: datetime) -> dict[str, Belief]:
-        episodes = [(identity, one) for identity, track in self.tracks.items() for one in track.episodes]
-        alerts = [alert_row(one, self.results[one.position]) for one in self.arrivals]
-        alerts += [unplaced_row(one) for one in self.unplaced]
-        counts = dict.fromkeys(Outcome, 0) | Counter(row["outcome"] for row in alerts)
-        rows = {
-            "body": [{name: self.delivery[name] for name in _DELIVERY}],
-            "opened": [new_row(identity, one) for identity, one in episodes if one.new],
-            "changed": [_changed_row(one) for _, one in episodes if not one.new],
-            "alerts": alerts,
-            "timeline": timeline_rows(self.tracks.values()),
-            "source": [counts] if self.delivery["source_id"] is not None else [],
-        }
+        rows = self._rows()
         parts = tuple(name for name, found in rows.items() if found)
-        values = [*self._believed(), self.delivery["body"], at, *(_json(rows[name]) for name in parts)]
-        answer = _execute(connection, _statement(parts), values)
-        version = answer[0][1 + len(STATE) + 2]
+        raw = [body.delivery["body"] for body in self.bodies]
+        answer = _execute(
+            connection, _statement(parts), [*self._believed(), raw, at, *(_json(rows[name]) for name in parts)]
+        )
         if answer[0][0] is not None:
-            return _believed(answer)
-        self.written = {identity: Belief(_settled(one), version) for identity, one in episodes}
+            return _believed([row[: 3 + len(STATE)] for row in answer])
+        version = answer[0][3 + len(STATE)]
+        episodes = ((identity, track.latest) for identity, track in self.tracks.items() if track.episodes)
+        self.written = {identity: Belief(_settled(one), version) for identity, one in episodes if one}
         return {}
+
+    def _rows(self) -> dict[str, list[dict[str, Any]]]:
+        """By the parts of the statement."""
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in _PARTS}
+        began_by = {
+            result.episode: body.delivery
+            for body in reversed(self.bodies)
+            for result in body.results.values()
+            if result.outcome is Outcome.CREATED
+        }
+        for identity, track in self.tracks.items():
+            for one in track.episodes:
+                if one.new:
+                    by = began_by[one.id]
+                    row = new_row(identity, one) | {"source_id": by["source_id"], "adapter": by["adapter"]}
+                    found["opened"].append(row)
+                else:
+                    found["changed"].append(_changed_row(one))
+        for body in self.bodies:
+            delivery = {name: body.delivery[name] for name in _DELIVERY}
+            found["body"].append(delivery)
+            alerts = [alert_row(one, body.results[one.position]) for one in body.arrivals]
+            alerts += [unplaced_row(one) for one in body.unplaced]
+            for row in alerts:
+                row["delivery_id"] = delivery["id"]
+            found["alerts"] += alerts
+        found["source"] = list(self._heard())
+        found["timeline"] = timeline_rows(self.tracks.values())
+        return found
+
+    def _heard(self) -> Iterator[dict[str, Any]]:
+        """The outcomes of each source."""
+        counts: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
+        for body in self.bodies:
+            if body.delivery["source_id"] is not None:
+                outcomes = outcomes_of(body.arrivals, body.results, body.unplaced)
+                counts[body.delivery["source_id"]].update(one.outcome for one in outcomes)
+        for source_id, count in counts.items():
+            yield {"id": source_id} | {str(one): count[one] for one in Outcome}
 
 
 def _changed_row(episode: Episode) -> dict[str, Any]:
@@ -248,8 +383,9 @@ def _json(rows: list[Any]) -> str:
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _DELIVERY = [column.name for column in table(Delivery).c if column.name != "body"]
+_PLAIN = "plain AS MATERIALIZED (SELECT WHERE NOT EXISTS (SELECT FROM differing))"
 _DIFFERING = "SELECT * FROM openremedy_differing($1, $2, $3, $4)"
-_BODY, _AT, _FIRST_ROWS = "$5::bytea", "$6::timestamptz", 7
+_BODIES, _AT, _FIRST_ROWS = "$5::bytea[]", "$6::timestamptz", 7
 
 
 @cache
@@ -258,7 +394,7 @@ def _statement(parts: tuple[str, ...]) -> str:
 
     Its answer is what differs, or one row of NULL that ends with the version of the rows that were written.
     """
-    ctes = [f"differing AS MATERIALIZED ({_DIFFERING})"]
+    ctes = [f"differing AS MATERIALIZED ({_DIFFERING})", _PLAIN]
     ctes += [_PARTS[name].replace("$rows", f"${number}") for number, name in enumerate(parts, _FIRST_ROWS)]
     waits = "".join(f", (SELECT count(*) FROM {name})" for name in parts if name == "changed")
     return (
@@ -267,29 +403,28 @@ def _statement(parts: tuple[str, ...]) -> str:
     )
 
 
-def _rows(model: type[Base], names: Sequence[str]) -> str:
+def _typed(model: type[Base], names: Sequence[str]) -> str:
     columns = table(model).c
-    return f"json_to_recordset($rows) AS r ({', '.join(f'{n} {columns[n].type.compile(_DIALECT)}' for n in names)})"
+    return ", ".join(f"{name} {columns[name].type.compile(_DIALECT)}" for name in names)
 
 
 def _insert(model: type[Base], shared: dict[str, str], names: Sequence[str]) -> str:
-    """Rows of a table with what they share, taken from the body `b`; none where something differs."""
+    """Rows of a table with what they share; none where something differs."""
     columns, values = ", ".join([*shared, *names]), ", ".join(shared.values())
-    return f"INSERT INTO {model.__tablename__} ({columns}) SELECT {values}, r.* FROM body b, {_rows(model, names)}"
+    rows = f"json_to_recordset($rows) AS r ({_typed(model, names)})"
+    return f"INSERT INTO {model.__tablename__} ({columns}) SELECT {values}, r.* FROM plain, {rows}"
 
 
-_OF_BODY = {name: f"b.{name}" for name in ("tenant_id", "source_id", "adapter")}
-_OF_ALERT = {"tenant_id": "b.tenant_id", "delivery_id": "b.id", "received_at": _AT}
+_OF_INCIDENT = {"tenant_id": "$2::bigint"}
+_OF_ALERT = {"tenant_id": "$2::bigint", "received_at": _AT}
 _COUNTS = ", ".join(f"{one}_count = {one}_count + r.{one}" for one in Outcome)
 _PARTS = {
-    "body": f"body AS MATERIALIZED (SELECT * FROM {_rows(Delivery, _DELIVERY)}"
-    " WHERE NOT EXISTS (SELECT FROM differing)), "
-    f"delivery AS (INSERT INTO deliveries ({', '.join(_DELIVERY)}, body) SELECT b.*, {_BODY} FROM body b)",
-    "opened": f"opened AS ({_insert(Incident, _OF_BODY, NEW)} RETURNING id)",
-    "changed": "changed AS MATERIALIZED (SELECT openremedy_change($rows) FROM body)",
-    "alerts": f"told AS ({_insert(AlertRecord, _OF_ALERT, ALERT)})",
-    "timeline": f"said AS ({_insert(TimelineEntry, {'tenant_id': 'b.tenant_id', 'at': _AT}, ENTRY)})",
-    # Not before the incidents, and so the same for everybody: the row of the source is where its bodies queue up.
-    "source": f"heard AS (UPDATE sources SET last_seen_at = {_AT}, {_COUNTS} FROM body b, json_to_recordset($rows)"
-    f" AS r ({', '.join(f'{one} integer' for one in Outcome)}) WHERE sources.id = b.source_id)",
+    "body": f"delivery AS (INSERT INTO deliveries ({', '.join(_DELIVERY)}, body) SELECT r.* FROM plain, ROWS FROM"
+    f" (json_to_recordset($rows) AS ({_typed(Delivery, _DELIVERY)}), unnest({_BODIES})) AS r)",
+    "opened": f"opened AS ({_insert(Incident, _OF_INCIDENT, [*NEW, 'source_id', 'adapter'])} RETURNING id)",
+    "changed": "changed AS MATERIALIZED (SELECT openremedy_change($rows) FROM plain)",
+    "alerts": f"told AS ({_insert(AlertRecord, _OF_ALERT, [*ALERT, 'delivery_id'])})",
+    "timeline": f"said AS ({_insert(TimelineEntry, {'tenant_id': '$2::bigint', 'at': _AT}, ENTRY)})",
+    "source": f"heard AS (UPDATE sources SET last_seen_at = {_AT}, {_COUNTS} FROM plain, json_to_recordset($rows)"
+    f" AS r (id bigint, {', '.join(f'{one} integer' for one in Outcome)}) WHERE sources.id = r.id)",
 }

@@ -190,7 +190,7 @@ def test_it_forgets_what_was_not_written_for_the_longest(
     monkeypatch.setattr(express, "REMEMBERED", 2)
     for name in ("a", "b", "a", "c"):
         put(engine, tenant, alert(hostname=name))
-    kept = express._beliefs[engine]._known.values()
+    kept = express._rooms[engine].beliefs._known.values()
     hosts = {
         host
         for (host,) in rows(engine, select(Incident.hostname).where(Incident.id.in_([one.episode.id for one in kept])))
