@@ -35,14 +35,14 @@ class BundledMovingWindow(MovingWindowRateLimiter):
         if self._taken(key):
             return True
         if super().hit(item, *identifiers, cost=bundle):
-            self._keep(key, bundle - 1, time.monotonic() + item.get_expiry())
+            self._keep(key, bundle - 1, time.time() + item.get_expiry())
             return True
         return super().hit(item, *identifiers)
 
     def _taken(self, key: str) -> bool:
         with self._lock:
             left, until = self._stock.get(key, (0, 0.0))
-            if left < 1 or time.monotonic() >= until:
+            if left < 1 or time.time() >= until:
                 return False
             self._stock[key] = left - 1, until
             return True

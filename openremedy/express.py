@@ -263,7 +263,8 @@ class Guess:
         for body in self.bodies:
             for arrival in body.arrivals:
                 episode = self.tracks[arrival.identity].open
-                if episode and may_be_known(episode, arrival.alert):
+                # Of one that begins here everything is known.
+                if episode and not episode.new and may_be_known(episode, arrival.alert):
                     raise NotPlain
             body.results = applied(self.tracks, body.arrivals, at)
         if any(result.orphan for body in self.bodies for result in body.results.values()):

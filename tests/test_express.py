@@ -307,3 +307,90 @@ def test_a_deadlock_is_no_refusal(engine: Engine, tenant: int, monkeypatch: pyte
 
     monkeypatch.setattr(express, "_execute", deadlock)
     assert outcomes(put(engine, tenant, alert())) == ["created"]
+
+
+# ---------------------------------------------------------------- bodies that come at once
+
+
+def in_line(engine: Engine, tenant: int, *bodies: Alert) -> list[Any]:
+    """Store bodies that all wait while the first is held before the gate, and return what came of each."""
+    with ThreadPoolExecutor(len(bodies)) as pool, held(engine, tenant) as connection:
+        futures = [pool.submit(put, engine, tenant, bodies[0])]
+        until(lambda: waiting(connection), "the first waits before the gate")
+        line = express._rooms[engine]._lines[tenant]
+        for body in bodies[1:]:
+            before = len(line._waiting)
+            futures.append(pool.submit(put, engine, tenant, body))
+            until(lambda count=before: len(line._waiting) > count, "the next stands in line")  # type: ignore[misc]
+        connection.rollback()
+        return [future.result(30) for future in futures]
+
+
+def test_who_comes_while_another_is_written_goes_with_the_others(engine: Engine, tenant: int, sent: list[str]) -> None:
+    stored = in_line(engine, tenant, *[alert(hostname=f"web-{n}", evidence={"n": n}) for n in range(6)])
+    assert [outcomes(one) for one in stored] == [["created"]] * 6
+    assert sent == ["write"] * 2
+    told_of = rows(engine, select(Incident.hostname, Incident.evidence))
+    assert sorted((host, evidence["n"]) for host, evidence in told_of) == [(f"web-{n}", n) for n in range(6)]
+    assert len(rows(engine, select(Delivery.id))) == 6
+
+
+def test_those_of_one_thing_follow_one_another(engine: Engine, tenant: int, sent: list[str]) -> None:
+    first = alert(hostname="another")
+    stored = in_line(
+        engine, tenant, first, alert(at=0), alert(at=5, severity="high"), alert(at=0), alert("resolved", at=9)
+    )
+    assert [outcomes(one) for one in stored[1:]] == [["created"], ["updated"], ["duplicate"], ["resolved"]]
+    assert sent == ["write"] * 2
+    (row,) = rows(
+        engine, select(Incident.status, Incident.severity, Incident.occurrences).where(Incident.hostname == "web-01")
+    )
+    assert row == ("resolved", "high", 2)
+
+
+def test_one_that_is_not_plain_costs_the_others_a_statement_each_and_nothing_else(
+    engine: Engine, tenant: int, sent: list[str]
+) -> None:
+    stored = in_line(
+        engine, tenant, alert(hostname="a"), alert(hostname="b"), alert("resolved", at=5), alert(hostname="c")
+    )
+    assert [outcomes(one) for one in stored] == [["created"], ["created"], ["ignored"], ["created"]]
+    assert len(rows(engine, select(Delivery.id))) == 4
+    assert len(rows(engine, select(AlertRecord.id))) == 4
+
+
+def test_a_body_that_breaks_the_statement_breaks_alone(engine: Engine, tenant: int) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE incidents ADD CONSTRAINT no_b CHECK (hostname <> 'b')"))
+    with pytest.raises(Exception, match="no_b"):
+        in_line(engine, tenant, alert(hostname="a"), alert(hostname="b"), alert(hostname="c"))
+    found = rows(engine, select(Incident.hostname).order_by(Incident.hostname))
+    assert found == [("a",), ("c",)]
+    assert len(rows(engine, select(Delivery.id))) == 2
+
+
+def test_a_large_body_does_not_stand_in_line(engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(express, "LARGEST", 3)
+    monkeypatch.setattr(express.Line, "pass_through", lambda *_: pytest.fail("it holds others up"))
+    assert outcomes(put(engine, tenant, *[alert(hostname=f"web-{n}") for n in range(4)])) == ["created"] * 4
+
+
+def test_the_sources_of_bodies_that_go_together_are_counted_apart(engine: Engine, tenant: int, sent: list[str]) -> None:
+    with engine.begin() as connection:
+        for number in (1, 2):
+            values = {"id": 900 + number, "tenant": tenant, "name": f"s{number}"}
+            columns = "INSERT INTO sources (id, tenant_id, adapter, name, created_at)"
+            connection.execute(text(f"{columns} VALUES (:id, :tenant, 'grafana', :name, now())"), values)
+    bodies = [
+        express.Body(delivery(tenant, source_id=source, adapter="grafana"), arrivals(alert(hostname=host)), ())
+        for source, host in ((901, "a"), (902, "b"), (902, "c"))
+    ]
+    room = express.Room(engine)
+    room._write(bodies)
+    assert sent == ["write"]
+    counted = rows(
+        engine, text("SELECT id, created_count, last_seen_at IS NOT NULL FROM sources WHERE id > 900 ORDER BY id")
+    )
+    assert counted == [(901, 1, True), (902, 2, True)]
+    found = rows(engine, select(Incident.hostname, Incident.source_id, Incident.adapter).order_by(Incident.hostname))
+    assert found == [("a", 901, "grafana"), ("b", 902, "grafana"), ("c", 902, "grafana")]
