@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from bench import intake, servers, startup  # noqa: E402
+from bench import intake, servers, startup, verdicts  # noqa: E402
 
 # What must hold, and what is aimed at: figure -> (floor, aim, whether less is better).
 BOUNDS = {
@@ -28,6 +28,18 @@ BOUNDS = {
     "filled / empty": (0.9, 0.9, False),
     "hung / healthy": (0.8, 0.8, False),
     "p99 at 70 %, ms": (50, 50, True),
+    "by words, incidents/s": (150, 150, False),
+    "calls in flight": (16, 16, False),
+    "storm: model calls": (50, 50, True),
+    "storm: first verdict, s": (5, 5, True),
+    "storm: last verdict, s": (60, 60, True),
+    "storm: others, ms": (5000, 5000, True),
+}
+# A look whether everything still runs.
+SMALL: dict[str, dict[str, Any]] = {
+    "lexical": {"incidents": 60, "catalogue": 40},
+    "model": {"calls": 16, "at_once": 16, "rates": (10,), "seconds": 2},
+    "storm": {"alerts": 100, "causes": 5, "hosts": 20},
 }
 
 
@@ -65,6 +77,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = intake.measured(options.rounds, options.seconds, options.rows, not options.without_alerta)
     with tempfile.TemporaryDirectory(prefix="openremedy-bench-") as folder, servers.machine(Path(folder)) as one:
         found["start"] = startup.measured(one.openremedy(), 1 if options.smoke else 3)
+    sizes = SMALL if options.smoke else dict.fromkeys(SMALL, {})
+    found["lexical"] = verdicts.lexical_throughput(**sizes["lexical"])
+    found["model"] = verdicts.model_tier(**sizes["model"])
+    found["storm"] = verdicts.storm(**sizes["storm"])
     return found
 
 
@@ -74,6 +90,16 @@ def figures(found: dict[str, Any]) -> list[tuple[str, dict[str, float], str]]:
         "hung / healthy": found["redis_hung"]["ratio"],
         "p99 at 70 %, ms": found["open_loop"]["p99_ms"],
     }
+    storm = found["storm"]
+    once = {
+        "by words, incidents/s": found["lexical"]["incidents_per_second"],
+        "calls in flight": found["model"]["in_flight"]["16"]["max"],
+        "storm: model calls": storm["model_calls"],
+        "storm: first verdict, s": storm["seconds"]["first_verdict"],
+        "storm: last verdict, s": storm["seconds"]["last_verdict"],
+        "storm: others, ms": max(one["max"] for one in storm["other_tenant_ms"].values()),
+    }
+    values |= {name: dict.fromkeys(("median", "min", "max"), value) for name, value in once.items()}
     return [(name, one, _verdict(name, one["median"])) for name, one in values.items()]
 
 
