@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = intake.measured(options.rounds, options.seconds, options.rows, not options.without_alerta)
     with tempfile.TemporaryDirectory(prefix="openremedy-bench-") as folder, servers.machine(Path(folder)) as one:
         found["start"] = startup.measured(one.openremedy(), 1 if options.smoke else 3)
-    sizes = SMALL if options.smoke else dict.fromkeys(SMALL, {})
+    sizes: dict[str, Any] = SMALL if options.smoke else {name: {} for name in SMALL}
     found["lexical"] = verdicts.lexical_throughput(**sizes["lexical"])
     found["model"] = verdicts.model_tier(**sizes["model"])
     found["storm"] = verdicts.storm(**sizes["storm"])
