@@ -1,5 +1,6 @@
 """How gunicorn serves wsgi:app. The address comes from the command line (`--bind`)."""
 
+import gc
 import sys
 from typing import Any
 
@@ -46,3 +47,13 @@ def on_starting(_arbiter: Any) -> None:
     except SettingsError as error:
         print(f"OpenRemedy cannot start: {error}", file=sys.stderr)
         sys.exit(3)
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Look for garbage less often, and never again at what a worker keeps for its life.
+
+    A body of fifty alerts makes some ten thousand objects that go without the collector's help; it cost a seventh.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
