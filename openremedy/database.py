@@ -1,6 +1,9 @@
 """How we talk to the database: the pool, its time limits, and what each kind needs to be told."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -21,6 +24,22 @@ SERVER_OPTIONS = {
     "idle_in_transaction_session_timeout": "30s",
     "timezone": "UTC",  # elsewhere the years 1 and 9999 of a careless sender leave the range that can be read back
 }
+
+
+_trust = threading.local()
+
+
+@contextmanager
+def trusting_fresh_connections() -> Iterator[None]:
+    """Take no turn on the wire to ask a connection of the pool whether it lives, if it has answered a moment ago.
+
+    For who can bear to meet a dead one after a restart of the database.
+    """
+    _trust.fresh = True
+    try:
+        yield
+    finally:
+        _trust.fresh = False
 
 
 def engine_options(settings: Settings) -> dict[str, Any]:
@@ -73,7 +92,8 @@ def _prepare_postgresql(engine: Engine) -> None:
     ping = engine.dialect.do_ping
 
     def ping_a_stale_one(connection: Any) -> bool:
-        return time.monotonic() - connection.heard_at < FRESH or ping(connection)
+        trusted = getattr(_trust, "fresh", False) and time.monotonic() - connection.heard_at < FRESH
+        return trusted or ping(connection)
 
     engine.dialect.do_ping = ping_a_stale_one  # type: ignore[method-assign, assignment]
 

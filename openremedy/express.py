@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from openremedy.alerts import Outcome
+from openremedy.database import trusting_fresh_connections
 from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Base, Delivery, Incident, TimelineEntry, now, table
 from openremedy.rows import (
@@ -51,6 +52,7 @@ from openremedy.rows import (
 
 ATTEMPTS = 3
 RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
+SHUT_DOWN = "57P01"  # what a connection says that was ended while it was idle: it has done nothing
 LARGEST = 100  # alerts of bodies that are written together; a larger one holds nobody up
 REMEMBERED = 5_000  # incidents; about a kilobyte each
 
@@ -173,7 +175,7 @@ class Room:
             return outcomes_of(body.arrivals, body.results, body.unplaced)
         error = body.error
         plain_failure = isinstance(error, NotPlain | psycopg.IntegrityError | psycopg.DataError)
-        if plain_failure or getattr(error, "sqlstate", None) in RETRIED_STATES:
+        if plain_failure or getattr(error, "sqlstate", None) in (*RETRIED_STATES, SHUT_DOWN):
             return None  # nothing was written
         raise error or NotPlain
 
@@ -229,7 +231,8 @@ def store(
 @contextmanager
 def _connection(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
     """One out of the pool, each of whose statements is a transaction of its own."""
-    pooled = engine.raw_connection()
+    with trusting_fresh_connections():
+        pooled = engine.raw_connection()
     driver: Any = pooled.driver_connection
     driver.autocommit = True
     try:

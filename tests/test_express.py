@@ -264,14 +264,31 @@ def test_what_is_believed_may_change_while_it_waits(engine: Engine, tenant: int,
     assert sent == ["write"] * 3
 
 
-def test_of_a_body_whose_connection_is_killed_nothing_is_stored(engine: Engine, tenant: int) -> None:
+def test_a_body_whose_connection_is_killed_is_stored_once_by_another(engine: Engine, tenant: int) -> None:
     def kill(connection: psycopg.Connection[Any]) -> None:
         connection.execute("SELECT pg_terminate_backend(%s)", waiting(connection))
 
-    with pytest.raises(Unavailable):
-        stored_behind(engine, tenant, alert(), kill).result(30)
+    assert outcomes(stored_behind(engine, tenant, alert(), kill).result(30)) == ["created"]
+    assert [len(rows(engine, select(model.id))) for model in (Delivery, Incident, AlertRecord)] == [1, 1, 1]
+
+
+def test_of_a_body_whose_database_does_not_answer_nothing_is_stored(
+    engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database.ImpatientConnection, "patience", 0.5)
+    with held(engine, tenant), pytest.raises(Unavailable):
+        put(engine, tenant, alert())
     assert told(engine, tenant) == []
     assert outcomes(put(engine, tenant, alert())) == ["created"], "the next one has a connection that works"
+
+
+def test_a_connection_that_was_ended_while_it_was_idle_costs_nobody_a_refusal(engine: Engine, tenant: int) -> None:
+    """It has answered a moment ago, so nobody asks it whether it still does."""
+    put(engine, tenant, alert())
+    with held(engine, tenant) as connection:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        connection.execute(f"{others} AND pid <> pg_backend_pid()")
+    assert outcomes(put(engine, tenant, alert())) == ["updated"]
 
 
 def test_a_failing_row_leaves_nothing_of_its_body(engine: Engine, tenant: int) -> None:

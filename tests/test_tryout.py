@@ -28,7 +28,7 @@ from openremedy.queue import WAKE_KEY, interactive_queue, job_queue
 from openremedy.recipes import RecipeSpec, parse
 from openremedy.services import KEY, Services
 from openremedy.tryout_queue import read_tryout, start_tryout
-from services import RedisServer
+from services import RedisServer, until
 from test_classification import LOG_DISK, classify
 from test_cli import flask
 
@@ -230,7 +230,7 @@ def test_a_worker_tries_it_and_the_asker_reads_what_it_found(settings: Settings,
 def test_a_worker_looks_at_what_somebody_waits_for_first(settings: Settings, room: Services, alice: Tenant) -> None:
     """Each of the two takes the other's place afterwards, so neither holds the other up."""
     alice.alert(UNHEARD_OF)
-    main = job_queue(room.redis).job_ids[0]
+    (main,) = until(lambda: job_queue(room.redis).job_ids, "the alert has queued a job")
     asked = [start_tryout(room, alice.id, "own", OWN) for _ in range(2)]
     done = flask(settings, "worker", "--burst")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -258,7 +258,7 @@ def test_an_id_that_nobody_was_given_is_not_found(room: Services, alice: Tenant,
 @ONE_DATABASE
 def test_a_job_of_the_other_queue_is_no_try_out(room: Services, alice: Tenant) -> None:
     alice.alert()
-    (job,) = job_queue(room.redis).job_ids
+    (job,) = until(lambda: job_queue(room.redis).job_ids, "the alert has queued a job")
     assert read_tryout(room, alice.id, job) is None
 
 
