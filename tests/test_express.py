@@ -272,10 +272,9 @@ def test_a_body_whose_connection_is_killed_is_stored_once_by_another(engine: Eng
     assert [len(rows(engine, select(model.id))) for model in (Delivery, Incident, AlertRecord)] == [1, 1, 1]
 
 
-def test_of_a_body_whose_database_does_not_answer_nothing_is_stored(
-    engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database.ImpatientConnection, "patience", 0.5)
+@pytest.mark.slow
+def test_a_body_that_waits_too_long_is_given_up_by_the_database_and_not_by_us(engine: Engine, tenant: int) -> None:
+    """By its lock_timeout: a statement that we had left alone would be written when the gate opens."""
     with held(engine, tenant), pytest.raises(Unavailable):
         put(engine, tenant, alert())
     assert told(engine, tenant) == []
