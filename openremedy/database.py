@@ -93,7 +93,13 @@ def _prepare_postgresql(engine: Engine) -> None:
 
     def ping_a_stale_one(connection: Any) -> bool:
         trusted = getattr(_trust, "fresh", False) and time.monotonic() - connection.heard_at < FRESH
-        return trusted or ping(connection)
+        if trusted:
+            return True
+        connection.pinged = True
+        try:
+            return ping(connection)
+        finally:
+            connection.pinged = False
 
     engine.dialect.do_ping = ping_a_stale_one  # type: ignore[method-assign, assignment]
 
@@ -105,13 +111,13 @@ def _prepare_postgresql(engine: Engine) -> None:
 class ImpatientConnection(psycopg.Connection[Any]):
     """Gives up on a server that is hung or out of reach; its own statement_timeout cannot end a wait for it."""
 
+    pinged = False
     heard_at = 0.0  # when it last answered, by the monotonic clock
     patience: float | None = ANSWER_TIMEOUT  # a migration sets it to None: its statements may take long
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Psycopg's own wait for an answer, with an end. Raises OperationalError."""
-        # Only the ping that comes before a connection is used runs outside a transaction.
-        patience = PING_TIMEOUT if self.autocommit else self.patience
+        patience = PING_TIMEOUT if self.pinged else self.patience
         try:
             answer = super().wait(gen, interval, timeout or patience)
         except psycopg.errors._WaitTimeout as error:
