@@ -1,9 +1,5 @@
 """How we talk to the database: the pool, its time limits, and what each kind needs to be told."""
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -15,7 +11,6 @@ from openremedy.alerts import compact
 
 BUSY_TIMEOUT = 10  # seconds a SQLite writer waits for the others
 PING_TIMEOUT = 2  # seconds, and those below as well
-FRESH = 1  # a connection that has answered so lately is not asked whether it still does
 STATEMENT_TIMEOUT = 10
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 2
 SERVER_OPTIONS = {
@@ -24,22 +19,6 @@ SERVER_OPTIONS = {
     "idle_in_transaction_session_timeout": "30s",
     "timezone": "UTC",  # elsewhere the years 1 and 9999 of a careless sender leave the range that can be read back
 }
-
-
-_trust = threading.local()
-
-
-@contextmanager
-def trusting_fresh_connections() -> Iterator[None]:
-    """Take no turn on the wire to ask a connection of the pool whether it lives, if it has answered a moment ago.
-
-    For who can bear to meet a dead one after a restart of the database.
-    """
-    _trust.fresh = True
-    try:
-        yield
-    finally:
-        _trust.fresh = False
 
 
 def engine_options(settings: Settings) -> dict[str, Any]:
@@ -91,17 +70,14 @@ def _prepare_postgresql(engine: Engine) -> None:
 
     ping = engine.dialect.do_ping
 
-    def ping_a_stale_one(connection: Any) -> bool:
-        trusted = getattr(_trust, "fresh", False) and time.monotonic() - connection.heard_at < FRESH
-        if trusted:
-            return True
+    def ping_briefly(connection: Any) -> bool:
         connection.pinged = True
         try:
             return ping(connection)
         finally:
             connection.pinged = False
 
-    engine.dialect.do_ping = ping_a_stale_one  # type: ignore[method-assign, assignment]
+    engine.dialect.do_ping = ping_briefly  # type: ignore[method-assign, assignment]
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
@@ -112,16 +88,13 @@ class ImpatientConnection(psycopg.Connection[Any]):
     """Gives up on a server that is hung or out of reach; its own statement_timeout cannot end a wait for it."""
 
     pinged = False
-    heard_at = 0.0  # when it last answered, by the monotonic clock
     patience: float | None = ANSWER_TIMEOUT  # a migration sets it to None: its statements may take long
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Psycopg's own wait for an answer, with an end. Raises OperationalError."""
         patience = PING_TIMEOUT if self.pinged else self.patience
         try:
-            answer = super().wait(gen, interval, timeout or patience)
+            return super().wait(gen, interval, timeout or patience)
         except psycopg.errors._WaitTimeout as error:
             self.pgconn.finish()  # what it would answer later belongs to nobody
             raise psycopg.OperationalError("the database does not answer") from error
-        self.heard_at = time.monotonic()
-        return answer

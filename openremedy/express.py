@@ -28,7 +28,6 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from openremedy.alerts import Outcome
-from openremedy.database import trusting_fresh_connections
 from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Base, Delivery, Incident, TimelineEntry, now, table
 from openremedy.rows import (
@@ -231,8 +230,7 @@ def store(
 @contextmanager
 def _connection(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
     """One out of the pool, each of whose statements is a transaction of its own."""
-    with trusting_fresh_connections():
-        pooled = engine.raw_connection()
+    pooled = engine.raw_connection()
     driver: Any = pooled.driver_connection
     driver.autocommit = True
     try:
