@@ -71,7 +71,7 @@ fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read
 	$(BIN)/python tests/golden.py
 
 .PHONY: bench
-bench: $(VENV)/installed-dev $(VENV)/alerta/installed ## Time the door and the verdicts against others (40 minutes); T=--smoke takes one
+bench: $(VENV)/installed-dev $(VENV)/alerta/installed ## Time the door and the verdicts against others (11 minutes); T=--smoke takes two
 	$(BIN)/python -m bench $(T)
 
 .PHONY: bench-ui

@@ -18,6 +18,7 @@ import requests
 from cryptography.fernet import Fernet
 
 import services as servers
+from bench.servers import cpu_seconds
 from cast import sign
 from conftest import driver, make_settings
 from openremedy.app import create_app
@@ -149,22 +150,13 @@ class Installation:
 
     def cpu(self) -> dict[str, float]:
         """Seconds of processor that the database and each kind of process have used so far."""
-        used = Counter({"postgres": cpu_seconds(self.postgres)})
+        used = Counter({"postgres": cpu_seconds([self.postgres])})
         for name, process in self.stack.processes.items():
-            used[name.split("-")[0]] += cpu_seconds(process.pid)
+            used[name.split("-")[0]] += cpu_seconds([process.pid])
         return dict(used)
 
     def close(self) -> None:
         self.database.close()
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process, of its children, and of those of them that have ended."""
-    ticks = 0
-    for one in [pid, *servers.children(pid)]:
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, fields[11:15] if one == pid else fields[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> int:

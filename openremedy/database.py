@@ -77,7 +77,7 @@ def _prepare_postgresql(engine: Engine) -> None:
         finally:
             connection.pinged = False
 
-    engine.dialect.do_ping = ping_briefly  # type: ignore[method-assign, assignment]
+    engine.dialect.do_ping = ping_briefly  # type: ignore[method-assign, assignment]  # around SQLAlchemy's own
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import orjson
@@ -157,19 +157,18 @@ class Line:
 
 
 class Room:
-    """What one process keeps about a database."""
+    """What one process keeps about a database; not its engine, which would then never be forgotten."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self) -> None:
         self.beliefs = Beliefs()
         self._lines: defaultdict[int, Line] = defaultdict(Line)
 
-    def store(self, body: Body) -> list[Stored] | None:
+    def store(self, engine: Engine, body: Body) -> list[Stored] | None:
         """As store()."""
         if len(body.arrivals) > LARGEST:
-            self._write_alone(body)
+            self._write_alone(engine, body)
         else:
-            self._lines[body.delivery["tenant_id"]].pass_through(body, self._write)
+            self._lines[body.delivery["tenant_id"]].pass_through(body, partial(self.write, engine))
         if body.stored:
             return outcomes_of(body.arrivals, body.results, body.unplaced)
         error = body.error
@@ -178,28 +177,28 @@ class Room:
             return None  # nothing was written
         raise error or NotPlain
 
-    def _write(self, bodies: list[Body]) -> None:
+    def write(self, engine: Engine, bodies: list[Body]) -> None:
         """All in one statement, or, where one of them is none for it or breaks it, each in its own."""
         try:
-            self._try(bodies)
+            self._try(engine, bodies)
         except (NotPlain, psycopg.Error, PoolTimeout) as error:
             for one in bodies:
                 if len(bodies) > 1 and not isinstance(error, psycopg.OperationalError | PoolTimeout):
-                    self._write_alone(one)
+                    self._write_alone(engine, one)
                 else:
                     one.error = error
 
-    def _write_alone(self, body: Body) -> None:
+    def _write_alone(self, engine: Engine, body: Body) -> None:
         try:
-            self._try([body])
+            self._try(engine, [body])
         except (NotPlain, psycopg.Error, PoolTimeout) as error:
             body.error = error
 
-    def _try(self, bodies: list[Body]) -> None:
+    def _try(self, engine: Engine, bodies: list[Body]) -> None:
         tenant_id = bodies[0].delivery["tenant_id"]
         identities = sorted({one.identity for body in bodies for one in body.arrivals})
         beliefs = self.beliefs.of(tenant_id, identities)
-        with _connection(self._engine) as connection:
+        with _connection(engine) as connection:
             for _ in range(ATTEMPTS):
                 guess = Guess(tenant_id, bodies, identities, beliefs)
                 if differing := guess.write(connection):
@@ -224,7 +223,8 @@ def store(
     """
     if not arrivals or any(one.beat is not None for one in unplaced):
         return None
-    return _rooms.setdefault(engine, Room(engine)).store(Body(delivery, arrivals, unplaced))
+    room = _rooms.get(engine) or _rooms.setdefault(engine, Room())
+    return room.store(engine, Body(delivery, arrivals, unplaced))
 
 
 @contextmanager
@@ -380,14 +380,14 @@ def _believed(rows: list[Any]) -> dict[str, Belief]:
 
 def _json(rows: list[Any]) -> str:
     try:
-        return orjson.dumps(rows, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(rows, option=orjson.OPT_SORT_KEYS).decode()
     except orjson.JSONEncodeError:
         return json.dumps(rows, default=str, sort_keys=True, ensure_ascii=False)  # integers of more than 64 bits
 
 
 # ---------------------------------------------------------------- the statement
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives its constructor no types
 _DELIVERY = [column.name for column in table(Delivery).c if column.name != "body"]
 _PLAIN = "plain AS MATERIALIZED (SELECT WHERE NOT EXISTS (SELECT FROM differing))"
 _DIFFERING = "SELECT * FROM openremedy_differing($1, $2, string_to_array($3, ','), string_to_array($4, ',', ''))"
@@ -402,7 +402,12 @@ def _statement(parts: tuple[str, ...]) -> str:
     """
     ctes = [f"differing AS MATERIALIZED ({_DIFFERING})", _PLAIN]
     ctes += [_PARTS[name].replace("$rows", f"${number}") for number, name in enumerate(parts, _FIRST_ROWS)]
-    waits = "".join(f", (SELECT count(*) FROM {name})" for name in parts if name == "changed")
+    # Where all bodies of a source queue up comes after the incidents, as in the store's transaction: PostgreSQL would
+    # run the parts from the last to the first, and two writers could wait for each other.
+    after = " AND (SELECT count(*) FROM opened) >= 0" if "opened" in parts else ""
+    ctes[-1] = ctes[-1].replace("$after", after)
+    # What only selects is run if it is asked for.
+    waits = ", (SELECT count(*) FROM changed)" if "changed" in parts else ""
     return (
         f"WITH {', '.join(ctes)} SELECT differing.*, pg_current_xact_id()::xid::text{waits}"
         " FROM (SELECT) one LEFT JOIN differing ON true"
@@ -433,5 +438,5 @@ _PARTS = {
     "alerts": f"told AS ({_insert(AlertRecord, _OF_ALERT, [*ALERT, 'delivery_id'])})",
     "timeline": f"said AS ({_insert(TimelineEntry, {'tenant_id': '$2::bigint', 'at': _AT}, ENTRY)})",
     "source": f"heard AS (UPDATE sources SET last_seen_at = {_AT}, {_COUNTS} FROM plain, json_to_recordset($rows)"
-    f" AS r (id bigint, {', '.join(f'{one} integer' for one in Outcome)}) WHERE sources.id = r.id)",
+    f" AS r (id bigint, {', '.join(f'{one} integer' for one in Outcome)}) WHERE sources.id = r.id$after)",
 }

@@ -90,7 +90,7 @@ class Waker:
                 threading.Thread(target=self._wake_all, name="waker").start()
 
     def _wake_all(self) -> None:
-        """Ends a second after the last who asked: a process has no thread more than it needs, and stops at once."""
+        """Ends a second after the last who asked, so that it holds up the end of the process no longer than that."""
         try:
             while self._asked.wait(IDLE):
                 self._asked.clear()

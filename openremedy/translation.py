@@ -2,6 +2,7 @@
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -117,12 +118,12 @@ class Payload(Schema):
         return found
 
 
-class Plain:
+class Plain(ABC):
     """A field that knows a value with which nothing is to be done."""
 
+    @abstractmethod
     def is_plain(self, value: Any) -> bool:
         """Whether `value` is taken as it is; of one that is not nothing is said."""
-        raise NotImplementedError
 
 
 class Text(fields.Field[str], Plain):

@@ -1,10 +1,13 @@
 """The door's one statement: as right as the transaction that it stands in for, and never more than a guess."""
 
+import gc
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -330,6 +333,10 @@ def sent_by(engine: Engine, tenant: int, one: Alert) -> Any:
     return put(engine, tenant, one, body=body, body_bytes=len(body))
 
 
+def stands_in_line(line: express.Line, before: int) -> bool:
+    return len(line._waiting) > before
+
+
 def in_line(engine: Engine, tenant: int, *bodies: Alert) -> list[Any]:
     """Store bodies that all wait while the first is held before the gate, and return what came of each."""
     with ThreadPoolExecutor(len(bodies)) as pool, held(engine, tenant) as connection:
@@ -339,7 +346,7 @@ def in_line(engine: Engine, tenant: int, *bodies: Alert) -> list[Any]:
         for body in bodies[1:]:
             before = len(line._waiting)
             futures.append(pool.submit(sent_by, engine, tenant, body))
-            until(lambda count=before: len(line._waiting) > count, "the next stands in line")  # type: ignore[misc]
+            until(partial(stands_in_line, line, before), "the next stands in line")
         connection.rollback()
         return [future.result(30) for future in futures]
 
@@ -404,8 +411,7 @@ def test_the_sources_of_bodies_that_go_together_are_counted_apart(engine: Engine
         express.Body(delivery(tenant, source_id=source, adapter="grafana"), arrivals(alert(hostname=host)), ())
         for source, host in ((901, "a"), (902, "b"), (902, "c"))
     ]
-    room = express.Room(engine)
-    room._write(bodies)
+    express.Room().write(engine, bodies)
     assert sent == ["write"]
     counted = rows(
         engine, text("SELECT id, created_count, last_seen_at IS NOT NULL FROM sources WHERE id > 900 ORDER BY id")
@@ -413,3 +419,14 @@ def test_the_sources_of_bodies_that_go_together_are_counted_apart(engine: Engine
     assert counted == [(901, 1, True), (902, 2, True)]
     found = rows(engine, select(Incident.hostname, Incident.source_id, Incident.adapter).order_by(Incident.hostname))
     assert found == [("a", 901, "grafana"), ("b", 902, "grafana"), ("c", 902, "grafana")]
+
+
+def test_a_database_that_nobody_uses_any_more_is_forgotten(engine: Engine, tenant: int) -> None:
+    one = create_engine(engine.url)
+    database.prepare(one)
+    put(one, tenant, alert())
+    one.dispose()
+    forgotten = weakref.ref(one)
+    del one
+    gc.collect()
+    assert forgotten() is None

@@ -48,7 +48,7 @@ def tried(read: Callable[[], Any]) -> Any:
     """What is read, or what is said about it."""
     try:
         return read()
-    except Exception as problem:
+    except Exception as problem:  # whatever it is, both ways must say the same
         return type(problem), str(problem), getattr(problem, "code", None), getattr(problem, "fields", None)
 
 
