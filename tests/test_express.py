@@ -430,3 +430,25 @@ def test_a_database_that_nobody_uses_any_more_is_forgotten(engine: Engine, tenan
     del one
     gc.collect()
     assert forgotten() is None
+
+
+def test_the_row_of_a_source_is_free_while_its_incidents_wait(engine: Engine, tenant: int) -> None:
+    """The transaction takes it last; the other way round the two would wait for each other."""
+    (one,) = arrivals(alert())
+    with engine.begin() as connection:
+        columns = "INSERT INTO sources (id, tenant_id, adapter, name, created_at)"
+        connection.execute(text(f"{columns} VALUES (901, :tenant, 'grafana', 's', now())"), {"tenant": tenant})
+    with ThreadPoolExecutor(1) as pool, engine.connect() as other:
+        copied = {"identity": one.identity, "tenant": tenant}
+        columns = "id, tenant_id, adapter, identity, latest, status, hostname, incident_type, severity, evidence"
+        columns += ", occurrences, first_seen, last_seen, recent_starts, triage, triage_since"
+        values = "gen_random_uuid(), :tenant, 'grafana', :identity, true, 'open', 'web-01', 'disk_full', 'high', '{}'"
+        values += ", 1, now(), now(), '[]', 'pending', now()"
+        other.execute(text(f"INSERT INTO incidents ({columns}) VALUES ({values})"), copied)  # noqa: S608 - our own words
+        row = delivery(tenant, source_id=901, adapter="grafana")
+        stored = pool.submit(store.store, engine, row, [one])
+        blocked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        until(lambda: rows(engine, text(blocked)), "it waits for the incident of the other")
+        assert rows(engine, text("SELECT id FROM sources WHERE id = 901 FOR UPDATE NOWAIT")) == [(901,)]
+        other.commit()
+        assert outcomes(stored.result(30)) == ["updated"]
