@@ -1,16 +1,20 @@
 """How we talk to the database: the pool, its time limits, and what each kind needs to be told."""
 
+import select
+import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
 
 from config import Settings
 from openremedy.alerts import compact
 
 BUSY_TIMEOUT = 10  # seconds a SQLite writer waits for the others
-PING_TIMEOUT = 2  # seconds, and those below as well
+DOUBT = 2  # seconds without an answer after which we ask whether there is a database, and those below as well
 STATEMENT_TIMEOUT = 10
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 2
 SERVER_OPTIONS = {
@@ -20,6 +24,17 @@ SERVER_OPTIONS = {
     "timezone": "UTC",  # elsewhere the years 1 and 9999 of a careless sender leave the range that can be read back
 }
 
+_POSTGRESQL: dict[str, Any] = {
+    "pool_pre_ping": True,
+    "pool_size": 8,
+    "max_overflow": 4,
+    "pool_timeout": 2,
+    "connect_args": {
+        "connect_timeout": DOUBT,
+        "options": " ".join(f"-c {name}={value}" for name, value in SERVER_OPTIONS.items()),
+    },
+}
+
 
 def engine_options(settings: Settings) -> dict[str, Any]:
     """Options of create_engine()."""
@@ -27,16 +42,21 @@ def engine_options(settings: Settings) -> dict[str, Any]:
     common = {"json_serializer": compact, "hide_parameters": True}
     if settings.database_url.startswith("sqlite"):
         return common | {"connect_args": {"timeout": BUSY_TIMEOUT}}
-    return common | {
-        "pool_pre_ping": True,
-        "pool_size": 8,
-        "max_overflow": 4,
-        "pool_timeout": 2,
-        "connect_args": {
-            "connect_timeout": 2,
-            "options": " ".join(f"-c {name}={value}" for name, value in SERVER_OPTIONS.items()),
-        },
-    }
+    return common | _POSTGRESQL
+
+
+def single_statements(engine: Engine) -> Engine:
+    """An engine on the same PostgreSQL, each of whose statements is a transaction of its own.
+
+    Its connections are closed with those of the first.
+    """
+    own = create_engine(
+        engine.url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **_POSTGRESQL, hide_parameters=True
+    )
+    prepare(own)
+    event.listen(engine, "engine_disposed", lambda _: own.dispose())
+    weakref.finalize(engine, own.dispose)
+    return own
 
 
 def prepare(engine: Engine) -> None:
@@ -68,33 +88,56 @@ def _prepare_sqlite(engine: Engine) -> None:
 def _prepare_postgresql(engine: Engine) -> None:
     """Connections that do not wait for ever for a server that neither answers nor closes them."""
 
-    ping = engine.dialect.do_ping
+    ask = engine.dialect.do_ping
 
-    def ping_briefly(connection: Any) -> bool:
-        connection.pinged = True
-        try:
-            return ping(connection)
-        finally:
-            connection.pinged = False
+    def lives(connection: Any) -> bool:
+        """An idle connection has nothing to say unless it was ended: no turn on the wire to know that it was not."""
+        waiting = select.poll()
+        waiting.register(connection.fileno(), select.POLLIN)
+        return not waiting.poll(0) or ask(connection)
 
-    engine.dialect.do_ping = ping_briefly  # type: ignore[method-assign, assignment]  # around SQLAlchemy's own
+    engine.dialect.do_ping = lives  # type: ignore[method-assign, assignment]  # around SQLAlchemy's own
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-        return ImpatientConnection.connect(*arguments, **options)
+        connection = ImpatientConnection.connect(*arguments, **options)
+        connection.another = partial(psycopg.connect, *arguments, **options)
+        return connection
+
+
+class Hung(psycopg.OperationalError):
+    """A server that is hung or out of reach: whoever else asks it now gets no answer either."""
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
     """Gives up on a server that is hung or out of reach; its own statement_timeout cannot end a wait for it."""
 
-    pinged = False
     patience: float | None = ANSWER_TIMEOUT  # a migration sets it to None: its statements may take long
+    another: Callable[[], psycopg.Connection[Any]] | None = None  # makes one to the same database
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Psycopg's own wait for an answer, with an end. Raises OperationalError."""
-        patience = PING_TIMEOUT if self.pinged else self.patience
+        """Psycopg's own wait for an answer, with an end. Raises Hung."""
+        if timeout or self.patience is None:
+            return super().wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, timeout or patience)
-        except psycopg.errors._WaitTimeout as error:
-            self.pgconn.finish()  # what it would answer later belongs to nobody
-            raise psycopg.OperationalError("the database does not answer") from error
+            return super().wait(gen, interval, min(self.patience, DOUBT))
+        except psycopg.errors._WaitTimeout:
+            pass  # a slow statement, or nobody is there
+        try:
+            if self.patience > DOUBT and self._answered():
+                return super().wait(gen, interval, self.patience - DOUBT)
+        except psycopg.errors._WaitTimeout:
+            pass
+        self.pgconn.finish()  # what it would answer later belongs to nobody
+        raise Hung("the database does not answer")
+
+    def _answered(self) -> bool:
+        """Whether the server says anything to a new connection, be it no."""
+        try:
+            if self.another:
+                self.another().close()
+        except psycopg.errors.ConnectionTimeout:
+            return False
+        except psycopg.Error:
+            pass  # it has no room for another, or is ending: our own connection will tell
+        return True

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import orjson
@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from openremedy.alerts import Outcome
+from openremedy.database import Hung, single_statements
 from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Base, Delivery, Incident, TimelineEntry, now, table
 from openremedy.rows import (
@@ -134,6 +135,8 @@ class Line:
         finally:
             for one in bodies:
                 one.error = one.error or (None if one.stored else NotPlain())
+            if isinstance(bodies[0].error, Hung):
+                bodies += self._give_up(bodies[0].error)
             self._hand_over()
             for one in bodies:
                 one.turn.set()
@@ -148,6 +151,14 @@ class Line:
                 room -= len(bodies[-1].arrivals)
             return bodies
 
+    def _give_up(self, error: Exception) -> list[Body]:
+        """All who wait: none of them needs to find out for itself."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.error = error
+        return waiting
+
     def _hand_over(self) -> None:
         with self._lock:
             if self._waiting:
@@ -159,16 +170,17 @@ class Line:
 class Room:
     """What one process keeps about a database; not its engine, which would then never be forgotten."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.beliefs = Beliefs()
+        self._engine = single_statements(engine)
         self._lines: defaultdict[int, Line] = defaultdict(Line)
 
-    def store(self, engine: Engine, body: Body) -> list[Stored] | None:
+    def store(self, body: Body) -> list[Stored] | None:
         """As store()."""
         if len(body.arrivals) > LARGEST:
-            self._write_alone(engine, body)
+            self._write_alone(body)
         else:
-            self._lines[body.delivery["tenant_id"]].pass_through(body, partial(self.write, engine))
+            self._lines[body.delivery["tenant_id"]].pass_through(body, self.write)
         if body.stored:
             return outcomes_of(body.arrivals, body.results, body.unplaced)
         error = body.error
@@ -177,28 +189,28 @@ class Room:
             return None  # nothing was written
         raise error or NotPlain
 
-    def write(self, engine: Engine, bodies: list[Body]) -> None:
+    def write(self, bodies: list[Body]) -> None:
         """All in one statement, or, where one of them is none for it or breaks it, each in its own."""
         try:
-            self._try(engine, bodies)
+            self._try(bodies)
         except (NotPlain, psycopg.Error, PoolTimeout) as error:
             for one in bodies:
                 if len(bodies) > 1 and not isinstance(error, psycopg.OperationalError | PoolTimeout):
-                    self._write_alone(engine, one)
+                    self._write_alone(one)
                 else:
                     one.error = error
 
-    def _write_alone(self, engine: Engine, body: Body) -> None:
+    def _write_alone(self, body: Body) -> None:
         try:
-            self._try(engine, [body])
+            self._try([body])
         except (NotPlain, psycopg.Error, PoolTimeout) as error:
             body.error = error
 
-    def _try(self, engine: Engine, bodies: list[Body]) -> None:
+    def _try(self, bodies: list[Body]) -> None:
         tenant_id = bodies[0].delivery["tenant_id"]
         identities = sorted({one.identity for body in bodies for one in body.arrivals})
         beliefs = self.beliefs.of(tenant_id, identities)
-        with _connection(engine) as connection:
+        with _connection(self._engine) as connection:
             for _ in range(ATTEMPTS):
                 guess = Guess(tenant_id, bodies, identities, beliefs)
                 if differing := guess.write(connection):
@@ -223,23 +235,20 @@ def store(
     """
     if not arrivals or any(one.beat is not None for one in unplaced):
         return None
-    room = _rooms.get(engine) or _rooms.setdefault(engine, Room())
-    return room.store(engine, Body(delivery, arrivals, unplaced))
+    room = _rooms.get(engine) or _rooms.setdefault(engine, Room(engine))
+    return room.store(Body(delivery, arrivals, unplaced))
 
 
 @contextmanager
 def _connection(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
-    """One out of the pool, each of whose statements is a transaction of its own."""
+    """One out of the pool."""
     pooled = engine.raw_connection()
     driver: Any = pooled.driver_connection
-    driver.autocommit = True
     try:
         yield driver
     finally:
         if driver.closed:
             pooled.invalidate()
-        else:
-            driver.autocommit = False
         pooled.close()
 
 

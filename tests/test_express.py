@@ -411,7 +411,7 @@ def test_the_sources_of_bodies_that_go_together_are_counted_apart(engine: Engine
         express.Body(delivery(tenant, source_id=source, adapter="grafana"), arrivals(alert(hostname=host)), ())
         for source, host in ((901, "a"), (902, "b"), (902, "c"))
     ]
-    express.Room().write(engine, bodies)
+    express.Room(engine).write(bodies)
     assert sent == ["write"]
     counted = rows(
         engine, text("SELECT id, created_count, last_seen_at IS NOT NULL FROM sources WHERE id > 900 ORDER BY id")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import time_machine
 from flask import Flask
@@ -23,7 +24,7 @@ from answers import refused, rows, seen_from_outside
 from cast import DISK_FULL, Tenant, sign
 from config import Settings
 from conftest import make_settings
-from openremedy import signing, tenants
+from openremedy import database, signing, tenants
 from openremedy.alerts import MAX_EVIDENCE_BYTES
 from openremedy.database import ImpatientConnection
 from openremedy.extensions import db
@@ -621,8 +622,36 @@ def test_a_database_that_hangs_is_503_and_holds_no_thread(alice: Tenant, postgre
             took = time.monotonic() - began
     for answer in answers:
         refused(answer, 503, "unavailable")
-    assert took < 10  # 5 for each, and some for a loaded machine
+    assert took < 8  # two to doubt, two to ask; who stands in line behind another does not wait for it again
     assert alice.send(BODY).status_code == 202
+
+
+@on_postgresql
+def test_a_slow_statement_is_told_from_a_database_that_hangs(
+    app: Flask, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "DOUBT", 0.2)
+    with app.app_context(), db.engine.connect() as connection:
+        asked = []
+        own = connection.connection.driver_connection
+        another, own.another = own.another, lambda: asked.append("once") or another()
+        assert connection.scalar(text("SELECT 'here' FROM pg_sleep(0.6)")) == "here"
+        assert asked == ["once"]
+        with postgres_server.paused(), pytest.raises(OperationalError, match="does not answer"):
+            connection.scalar(text("SELECT 1"))
+
+
+@on_postgresql
+def test_a_connection_that_was_ended_while_idle_is_noticed_without_a_question(app: Flask) -> None:
+    with app.app_context():
+        with db.engine.connect() as connection:
+            first = connection.scalar(text("SELECT pg_backend_pid()"))
+        with db.engine.connect() as connection:
+            assert connection.scalar(text("SELECT pg_backend_pid()")) == first
+        with psycopg.connect(db.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
+        with db.engine.connect() as connection:
+            assert connection.scalar(text("SELECT pg_backend_pid()")) != first
 
 
 @on_postgresql
