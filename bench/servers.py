@@ -110,6 +110,7 @@ class Machine:
         self._kept.callback(process.wait, 30)
         self._kept.callback(process.terminate)
         services.until(lambda: _answers(f"http://127.0.0.1:{port}/"), f"{name} answers, see {log.name}")
+        _spread(process.pid)
         return Candidate(name, port, process.pid)
 
     def close(self) -> None:
@@ -123,6 +124,15 @@ def _options() -> list[str]:
     options = [f"--{name}={chosen[name]}" for name in ("workers", "threads", "timeout")]
     options += [f"--worker-class={chosen['worker_class']}", f"--keep-alive={chosen['keepalive']}"]
     return [*options, "--log-level=warning", "--no-control-socket"]
+
+
+def _spread(master: int) -> None:
+    """Give each worker a processor of its own, as our configuration file does with ours."""
+    processors = sorted(os.sched_getaffinity(0))
+    workers = services.children(master)
+    for number, worker in enumerate(workers if len(processors) <= len(workers) else []):
+        for thread in Path(f"/proc/{worker}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {processors[number % len(processors)]})
 
 
 def _answers(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import runpy
 import stat
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -295,6 +297,39 @@ def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("OPENREMEDY_DATA_DIR", str(tmp_path))
     settings = config.load()
     assert (settings.port, settings.rate_limit, len(settings.metrics_allow)) == (8000, 60, 2)
+
+
+# ---------------------------------------------------------------- gunicorn
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "chosen"),
+    [
+        ({0, 1}, 2, [0, 1]),
+        ({2, 5}, 3, [2, 5, 2]),
+        ({0, 1, 2}, 2, [None, None]),  # the system does better with some to spare
+        ({7}, 1, [7]),
+    ],
+)
+def test_workers_keep_to_processors_of_their_own_where_there_are_none_to_spare(
+    processors: set[int], workers: int, chosen: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: processors)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, to: kept.append(to))
+    gunicorn = runpy.run_path(str(ROOT / "config/gunicorn.conf.py"))
+    arbiter = SimpleNamespace(num_workers=workers, WORKERS={})
+    for number in range(workers):
+        worker = arbiter.WORKERS[number] = SimpleNamespace(processor=None)
+        gunicorn["pre_fork"](arbiter, worker)
+        gunicorn["post_fork"](arbiter, worker)
+    assert [one.processor for one in arbiter.WORKERS.values()] == chosen
+    assert kept == [{one} for one in chosen if one is not None]
+    if chosen[0] is not None:  # one that is started for another takes its place
+        del arbiter.WORKERS[0]
+        late = SimpleNamespace(processor=None)
+        gunicorn["pre_fork"](arbiter, late)
+        assert late.processor == chosen[0]
 
 
 # ---------------------------------------------------------------- single sign-on

@@ -20,6 +20,7 @@ from bodies import alert, arrivals, delivery, minute, outcomes, put, tenant_id
 from cast import Tenant
 from openremedy import database, express, store
 from openremedy.alerts import Alert, Outcome
+from openremedy.database import Hung
 from openremedy.errors import Unavailable
 from openremedy.extensions import db
 from openremedy.models import AlertRecord, Delivery, Incident, TimelineEntry, table
@@ -393,6 +394,21 @@ def test_a_body_that_breaks_the_statement_breaks_alone(engine: Engine, tenant: i
     found = rows(engine, select(Incident.hostname).order_by(Incident.hostname))
     assert found == [("a",), ("c",)]
     assert len(rows(engine, select(Delivery.id))) == 2
+
+
+def test_who_stands_behind_one_that_got_no_answer_is_told_at_once(database_url: str) -> None:
+    line, tried = express.Line(), []
+
+    def hangs(bodies: list[express.Body]) -> None:
+        until(lambda: len(line._waiting) == 3, "the others stand in line")
+        tried.append(bodies)
+        bodies[0].error = Hung("the database does not answer")
+
+    bodies = [express.Body({}, (), ()) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: line.pass_through(one, hangs), bodies))
+    assert len(tried) == 1
+    assert all(isinstance(one.error, Hung) for one in bodies)
 
 
 def test_a_large_body_does_not_stand_in_line(engine: Engine, tenant: int, monkeypatch: pytest.MonkeyPatch) -> None:
