@@ -1,6 +1,7 @@
 """Who is calling: the address that a limit counts by."""
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from flask import request
@@ -14,6 +15,7 @@ def client_key() -> str:
     return network_of(request.remote_addr or "unknown")
 
 
+@lru_cache(4096)
 def network_of(address: str) -> str:
     """`address`, or the /64 of an IPv6 address; an IPv4 address in IPv6 clothes is the IPv4 address."""
     found = _WITH_PORT.fullmatch(address)

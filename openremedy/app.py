@@ -1,8 +1,10 @@
 """The application factory."""
 
+from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import Settings, load
@@ -20,11 +22,29 @@ from openremedy.tally import Tally
 LIMITER_TIMEOUT = 0.2  # seconds; with the waker below a second even where a hung Redis is met twice
 
 
+class _Sessions(SecureCookieSessionInterface):
+    """Browsers have a session; what posts alerts or uses the API brings its credentials along each time."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """None where there is none: then Flask gives one that cannot be written to."""
+        return None if request.path.startswith("/api/v1/") else super().open_session(app, request)
+
+
+class Application(Flask):
+    """Flask without what each request would pay for and none of ours needs."""
+
+    session_interface = _Sessions()
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function: none of ours is a coroutine."""
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """Build the application from the settings, or from the environment. Raises SettingsError, AdapterError."""
     settings = settings or load()
     logs.configure(settings.log_format)
-    app = Flask("openremedy", static_folder=None)
+    app = Application("openremedy", static_folder=None)
     app.config.from_mapping(_flask_config(settings))
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # merging answers with a redirect, which a sender follows without its body

@@ -70,10 +70,11 @@ def refuse_compression() -> None:
 
 def _kept_headers() -> dict[str, str]:
     """What is kept of the headers: no credential but the signature, which tells nothing without the secret."""
+    headers = request.headers
     return {
-        name: request.headers[name].encode("ascii", "backslashreplace").decode()[:MAX_KEPT_HEADER]
+        name: value.encode("ascii", "backslashreplace").decode()[:MAX_KEPT_HEADER]
         for name in (*KEPT_HEADERS, *g.addressee.kept_headers)
-        if name in request.headers
+        if (value := headers.get(name)) is not None
     }
 
 

@@ -57,6 +57,9 @@ LARGEST = 100  # alerts of bodies that are written together; a larger one holds 
 REMEMBERED = 5_000  # incidents; about a kilobyte each
 
 
+Cursor = psycopg.RawCursor[Any]
+
+
 class NotPlain(Exception):
     """This body is none for one statement."""
 
@@ -210,10 +213,10 @@ class Room:
         tenant_id = bodies[0].delivery["tenant_id"]
         identities = sorted({one.identity for body in bodies for one in body.arrivals})
         beliefs = self.beliefs.of(tenant_id, identities)
-        with _connection(self._engine) as connection:
+        with _cursor(self._engine) as cursor:
             for _ in range(ATTEMPTS):
                 guess = Guess(tenant_id, bodies, identities, beliefs)
-                if differing := guess.write(connection):
+                if differing := guess.write(cursor):
                     beliefs |= differing
                     continue
                 self.beliefs.keep(tenant_id, guess.written)
@@ -240,12 +243,12 @@ def store(
 
 
 @contextmanager
-def _connection(engine: Engine) -> Iterator[psycopg.Connection[Any]]:
-    """One out of the pool."""
+def _cursor(engine: Engine) -> Iterator[Cursor]:
+    """Of a connection out of the pool, which keeps it."""
     pooled = engine.raw_connection()
     driver: Any = pooled.driver_connection
     try:
-        yield driver
+        yield pooled.info.get(Cursor) or pooled.info.setdefault(Cursor, Cursor(driver))
     finally:
         if driver.closed:
             pooled.invalidate()
@@ -263,7 +266,7 @@ class Guess:
     tracks: dict[str, Track] = field(default_factory=dict)
     written: dict[str, Belief] = field(default_factory=dict)
 
-    def write(self, connection: psycopg.Connection[Any]) -> dict[str, Belief]:
+    def write(self, cursor: Cursor) -> dict[str, Belief]:
         """Write the bodies if the guess is right; returns those incidents that are not as they were believed.
 
         Raises NotPlain.
@@ -278,10 +281,10 @@ class Guess:
                     raise NotPlain
             body.results = applied(self.tracks, body.arrivals, at)
         if any(result.orphan for body in self.bodies for result in body.results.values()):
-            return self._look(connection)
+            return self._look(cursor)
         if any(len(track.episodes) > 1 for track in self.tracks.values()):
             raise NotPlain  # an episode makes room for the next one, first
-        return self._send(connection, at)
+        return self._send(cursor, at)
 
     def _track(self, identity: str) -> Track:
         belief = self.beliefs.get(identity)
@@ -290,9 +293,9 @@ class Guess:
         episode = copy.copy(belief.episode)
         return Track(latest=episode, known={episode.event_digest} if episode.event_digest else set())
 
-    def _look(self, connection: psycopg.Connection[Any]) -> dict[str, Belief]:
+    def _look(self, cursor: Cursor) -> dict[str, Belief]:
         """What ends nothing we know of may end something that we do not know of."""
-        differing = _believed(_execute(connection, _DIFFERING, self._believed()))
+        differing = _believed(_execute(cursor, _DIFFERING, self._believed()))
         if not differing:
             raise NotPlain
         return differing
@@ -302,12 +305,12 @@ class Guess:
         # As texts: psycopg takes as long for an array of fifty as for all the rest.
         return [GATE + self.tenant_id, self.tenant_id, ",".join(self.identities), ",".join(versions)]
 
-    def _send(self, connection: psycopg.Connection[Any], at: datetime) -> dict[str, Belief]:
+    def _send(self, cursor: Cursor, at: datetime) -> dict[str, Belief]:
         rows = self._rows()
         parts = tuple(name for name, found in rows.items() if found)
         raw = b"".join(body.delivery["body"] for body in self.bodies)
         answer = _execute(
-            connection, _statement(parts), [*self._believed(), raw, at, *(_json(rows[name]) for name in parts)]
+            cursor, _statement(parts), [*self._believed(), raw, at, *(_json(rows[name]) for name in parts)]
         )
         if answer[0][0] is not None:
             return _believed([row[: 3 + len(STATE)] for row in answer])
@@ -371,9 +374,8 @@ def _settled(episode: Episode) -> Episode:
     return settled
 
 
-def _execute(connection: psycopg.Connection[Any], statement: str, values: list[Any]) -> list[Any]:
-    with psycopg.RawCursor(connection) as cursor:
-        return cursor.execute(statement, values, prepare=True).fetchall()
+def _execute(cursor: Cursor, statement: str, values: list[Any]) -> list[Any]:
+    return cursor.execute(statement, values, prepare=True).fetchall()
 
 
 def _believed(rows: list[Any]) -> dict[str, Belief]:

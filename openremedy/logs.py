@@ -1,22 +1,29 @@
 """Structured log lines: one event each, never a body, a secret or a signature."""
 
+import json
 import logging
 import sys
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
+
+# What every line of the request in hand says; a dictionary is never changed, only replaced.
+_facts: ContextVar[dict[str, Any]] = ContextVar("facts", default={})  # noqa: B039 - for that reason
+_AS_JSON = json.JSONEncoder(default=str)  # made once: json.dumps() makes one for each line
 
 
 def configure(log_format: str) -> None:
     """Send our events and those of the libraries to standard error, as JSON lines or as text for people."""
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _of_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _one_line,
     ]
     renderer = (
-        structlog.processors.JSONRenderer(default=str)
+        structlog.processors.JSONRenderer(lambda event, **_: _AS_JSON.encode(event))
         if log_format == "json"
         # Not its default formatter of exceptions: that one prints local variables, and with them secrets and bodies.
         else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
@@ -34,16 +41,40 @@ def configure(log_format: str) -> None:
     for noisy in ("httpx2", "httpcore2", "openai", "alembic.runtime"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        # Ours do not pass through the logging module, which takes three times as long as all the rest.
+        logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # it writes and flushes
         cache_logger_on_first_use=True,
     )
 
 
+class _StandardError:
+    """What is standard error now. A disk that is full, or a reader that is gone, must not refuse an alert."""
+
+    def write(self, text: str) -> None:
+        """Write, or lose the line as the logging module does."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """The same for what is buffered."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def begin(**facts: Any) -> None:
+    """Forget what was noted, and put facts on every line of this request."""
+    _facts.set(facts)
+
+
 def note(**facts: Any) -> None:
     """Put facts on every line of this request that comes from here on; its last one is always written."""
-    structlog.contextvars.bind_contextvars(**facts)
+    _facts.set(_facts.get() | facts)
+
+
+def _of_request(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {**_facts.get(), **event}
 
 
 def _one_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from openremedy import edge, ui
+from openremedy import edge, logs, ui
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 from openremedy.extensions import limiter
 from openremedy.services import services
@@ -56,8 +56,7 @@ def register(app: Flask) -> None:
 def _begin() -> None:
     g.request_id = uuid.uuid4().hex
     g.started = time.perf_counter()
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    logs.begin(request_id=g.request_id)
 
 
 def _finish(response: Response) -> Response:

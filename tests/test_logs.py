@@ -1,8 +1,11 @@
 """What reaches the log: one line an event, and never a secret, a signature or a body."""
 
 import dataclasses
+import errno
+import io
 import json
 import logging
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -126,6 +129,21 @@ def test_a_log_line_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[
     for line in lines:
         assert line.isprintable()
         assert "fake.event" in line
+
+
+class FullDisk(io.StringIO):
+    """Where nothing can be written any more."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@on_sqlite
+def test_a_log_that_cannot_be_written_refuses_no_alert(alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    assert alice.send(BODY).status_code == 202
+    sys.stderr.close()
+    assert alice.send(BODY).status_code == 202
 
 
 def test_json_lines_are_json_with_their_request(

@@ -688,7 +688,7 @@ def test_ways_back_are_counted_with_the_passwords_of_an_address(app: Flask, alic
 
 @ON_ONE
 def test_no_code_token_or_secret_is_in_the_log_or_on_the_page(
-    app: Flask, alice: None, somebody: Somebody, caplog: pytest.LogCaptureFixture
+    app: Flask, alice: None, somebody: Somebody, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = re.sub(r"nonce=[^&]+", "nonce=of-somebody-else", somebody.way())
     with somebody.client.session_transaction() as kept:
@@ -697,7 +697,7 @@ def test_no_code_token_or_secret_is_in_the_log_or_on_the_page(
     answer = somebody.get(callback)
     assert answer.status_code == 401
     somebody.sign_in("alice")
-    told = answer.text + caplog.text
+    told = answer.text + capsys.readouterr().err
     query = parse_qs(urlsplit(callback).query)
     for secret in (*query["code"], *query["state"], verifier, IdentityProvider.client_secret, "eyJ"):
         assert secret not in told
