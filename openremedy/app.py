@@ -85,8 +85,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": LIMITER_TIMEOUT,
         },
         "RATELIMIT_STRATEGY": bundles.NAME,
-        # Changing the strategy on a live Redis gives WRONGTYPE: then raise this version.
-        "RATELIMIT_KEY_PREFIX": "openremedy-v1",
+        "RATELIMIT_KEY_PREFIX": bundles.KEY_PREFIX,
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": True,
         # The first request that finds Redis away turns to memory; those that found it at the same moment would fail.
         # Instead they pass, and the limiter says so in the log.

@@ -13,9 +13,13 @@ from limits import RateLimitItem
 from limits.strategies import STRATEGIES, MovingWindowRateLimiter
 
 NAME = "bundled-moving-window"
+KEY_PREFIX = "openremedy-v1"  # changing the strategy on a live Redis gives WRONGTYPE: then raise this version
 SHARE = 1000  # a bundle is this part of the limit: of 2,000 on there is something to bundle
 LARGEST = 100
 KEPT = 10_000  # callers
+
+
+Caller = tuple[object, ...]  # the limit and what tells its callers apart
 
 
 class BundledMovingWindow(MovingWindowRateLimiter):
@@ -23,7 +27,7 @@ class BundledMovingWindow(MovingWindowRateLimiter):
 
     def __init__(self, storage: object) -> None:
         super().__init__(storage)  # type: ignore[arg-type]  # whatever flask-limiter made
-        self._stock: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._stock: OrderedDict[Caller, tuple[int, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
@@ -31,15 +35,16 @@ class BundledMovingWindow(MovingWindowRateLimiter):
         bundle = min(item.amount // SHARE, LARGEST)
         if cost != 1 or bundle < 2:
             return super().hit(item, *identifiers, cost=cost)
-        key = item.key_for(*identifiers)
-        if self._taken(key):
+        if self.in_stock(item, *identifiers):
             return True
         if super().hit(item, *identifiers, cost=bundle):
-            self._keep(key, bundle - 1, time.time() + item.get_expiry())
+            self._keep((item, *identifiers), bundle - 1, time.time() + item.get_expiry())
             return True
         return super().hit(item, *identifiers)
 
-    def _taken(self, key: str) -> bool:
+    def in_stock(self, item: RateLimitItem, *identifiers: str) -> bool:
+        """Take a hit out of the stock, if there is one."""
+        key = (item, *identifiers)
         with self._lock:
             left, until = self._stock.get(key, (0, 0.0))
             if left < 1 or time.time() >= until:
@@ -47,7 +52,7 @@ class BundledMovingWindow(MovingWindowRateLimiter):
             self._stock[key] = left - 1, until
             return True
 
-    def _keep(self, key: str, left: int, until: float) -> None:
+    def _keep(self, key: Caller, left: int, until: float) -> None:
         """Two threads may take a bundle at once: both are kept."""
         with self._lock:
             before, _ = self._stock.pop(key, (0, 0.0))

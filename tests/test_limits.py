@@ -250,6 +250,26 @@ def test_other_headers_of_proxies_are_not_believed(limited: MakeClient) -> None:
     assert found == [401] * 3 + [429] * 2
 
 
+# ---------------------------------------------------------------- a large limit
+
+
+def test_of_a_large_limit_the_limiter_is_asked_once_for_a_bundle_and_nobody_gets_more(
+    limited: MakeClient, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    found = limiter.limit_manager.resolve_limits
+
+    def resolve(*about: Any) -> Any:
+        asked.append(about)
+        return found(*about)
+
+    monkeypatch.setattr(limiter.limit_manager, "resolve_limits", resolve)
+    client = limited(rate_limit=2000, redis_url=redis_url)
+    assert statuses(client, 2002) == [401] * 2000 + [429] * 2
+    assert len(asked) == 1000 + 2
+    assert post(client, "203.0.113.50").status_code == 401, "another caller has a stock of its own"
+
+
 # ---------------------------------------------------------------- Redis away
 
 
