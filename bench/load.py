@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "post.lua"
-CONNECTIONS = 32  # twice the threads of gunicorn as shipped: with fewer, one of its processes may get nearly all of them
+# Twice the threads of gunicorn as shipped: with fewer, one of its processes may get nearly all of them.
+CONNECTIONS = 32
 
 
 def raw_request(path: str, body: bytes, headers: dict[str, str]) -> bytes:

@@ -222,7 +222,7 @@ class Adapter:
         g.sender = admitted.sender
         _limited(_charge_source, RateLimited if self.retries_429 else TryAgainSoon, "bodies of this source")
         reading = read(shape, body, request.mimetype, admitted.sender.options)
-        return answer(hand_over(admitted.sender, body, reading, edge.origin())), 202
+        return edge.accepted(answer(hand_over(admitted.sender, body, reading, edge.origin())))
 
     def _admit(self, tenant: str, body: bytes) -> Admitted:
         headers = {name.lower(): value for name, value in request.headers}

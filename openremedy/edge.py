@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from flask import g, request
+import orjson
+from flask import Response, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
@@ -76,6 +78,11 @@ def _kept_headers() -> dict[str, str]:
         for name in (*KEPT_HEADERS, *g.addressee.kept_headers)
         if (value := headers.get(name)) is not None
     }
+
+
+def accepted(answer: dict[str, Any]) -> Response:
+    """That a body is committed, and what became of it."""
+    return Response(orjson.dumps(answer) + b"\n", 202, mimetype="application/json")
 
 
 def remember_refusal(problem: Problem) -> None:

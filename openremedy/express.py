@@ -9,7 +9,6 @@ store's own transaction: a failed guess costs time and is never a wrong row.
 Made of text and not of SQLAlchemy's expressions, with all rows as JSON; docs/performance.md has the figures.
 """
 
-import copy
 import json
 import threading
 import weakref
@@ -290,7 +289,7 @@ class Guess:
         belief = self.beliefs.get(identity)
         if belief is None:
             return Track()
-        episode = copy.copy(belief.episode)
+        episode = belief.episode.as_stored()
         return Track(latest=episode, known={episode.event_digest} if episode.event_digest else set())
 
     def _look(self, cursor: Cursor) -> dict[str, Belief]:
@@ -316,7 +315,7 @@ class Guess:
             return _believed([row[: 3 + len(STATE)] for row in answer])
         version = answer[0][3 + len(STATE)]
         episodes = ((identity, track.latest) for identity, track in self.tracks.items() if track.episodes)
-        self.written = {identity: Belief(_settled(one), version) for identity, one in episodes if one}
+        self.written = {identity: Belief(one.as_stored(), version) for identity, one in episodes if one}
         return {}
 
     def _rows(self) -> dict[str, list[dict[str, Any]]]:
@@ -365,13 +364,6 @@ class Guess:
 def _changed_row(episode: Episode) -> dict[str, Any]:
     row = {name: getattr(episode, name) for name in CHANGING} | {"id": episode.id}
     return row | {"evidence": episode.newest.evidence} if episode.newest else row
-
-
-def _settled(episode: Episode) -> Episode:
-    """As it would be read again."""
-    settled = copy.copy(episode)
-    settled.new, settled.changed, settled.newest = False, False, None
-    return settled
 
 
 def _execute(cursor: Cursor, statement: str, values: list[Any]) -> list[Any]:

@@ -53,6 +53,12 @@ class Episode:
     changed: bool = False
     newest: Alert | None = None  # its severity and evidence are to be written
 
+    def as_stored(self) -> "Episode":
+        """Another, as it would be read again: nothing of it is to be written. A tenth of the time of copy.copy()."""
+        other: Episode = object.__new__(Episode)
+        vars(other).update(vars(self), new=False, changed=False, newest=None)
+        return other
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -58,14 +58,14 @@ def post_alert(tenant: str) -> ResponseReturnValue:
     body = edge.read_body()
     edge.refuse_compression()
     receipt = services().door.accept(tenant, body, request.headers.get(HEADER), edge.origin())
-    return _answer(receipt), 202
+    return edge.accepted(_answer(receipt))
 
 
 def _answer(receipt: Receipt) -> dict[str, object]:
     stored = receipt.outcomes[0]
     return {
-        "delivery_id": str(receipt.delivery_id),
+        "delivery_id": receipt.delivery_id,
         "outcome": stored.outcome,
-        "incident_id": str(stored.incident_id) if stored.incident_id else None,
+        "incident_id": stored.incident_id,
         "warnings": receipt.warnings,
     }
