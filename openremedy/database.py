@@ -9,9 +9,14 @@ from typing import Any
 import psycopg
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from config import Settings
 from openremedy.alerts import compact
+
+# What is no fault of ours or of the alert: a database that is away, full, read-only or broken. It can be sent again.
+FAILED = (psycopg.OperationalError, psycopg.InternalError, OperationalError, InternalError, PoolTimeout)
 
 BUSY_TIMEOUT = 10  # seconds a SQLite writer waits for the others
 DOUBT = 2  # seconds without an answer after which we ask whether there is a database, and those below as well

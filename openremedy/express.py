@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from openremedy.alerts import Outcome
-from openremedy.database import Hung, single_statements
+from openremedy.database import FAILED, Hung, single_statements
 from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Base, Delivery, Incident, TimelineEntry, now, table
 from openremedy.rows import (
@@ -197,7 +197,7 @@ class Room:
             self._try(bodies)
         except (NotPlain, psycopg.Error, PoolTimeout) as error:
             for one in bodies:
-                if len(bodies) > 1 and not isinstance(error, psycopg.OperationalError | PoolTimeout):
+                if len(bodies) > 1 and not isinstance(error, FAILED):
                     self._write_alone(one)
                 else:
                     one.error = error

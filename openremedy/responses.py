@@ -9,11 +9,10 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from openremedy import edge, logs, ui
+from openremedy.database import FAILED
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 from openremedy.extensions import limiter
 from openremedy.services import services
@@ -48,8 +47,8 @@ def register(app: Flask) -> None:
     app.after_request_funcs.setdefault(None, []).insert(0, _finish)  # these run from the last to the first
     app.register_error_handler(Problem, _problem)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(OperationalError, _database_away)
-    app.register_error_handler(PoolTimeout, _database_away)
+    for failed in FAILED:
+        app.register_error_handler(failed, _database_away)
     app.register_error_handler(Exception, _unexpected)
 
 

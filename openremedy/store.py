@@ -23,11 +23,11 @@ import psycopg
 import structlog
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from openremedy import express, heartbeat
 from openremedy.alerts import AlertStatus, Outcome
+from openremedy.database import FAILED
 from openremedy.errors import Unavailable
 from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, now, table
@@ -145,7 +145,7 @@ def store(
         plain = engine.dialect.name == "postgresql" and not replayed
         if plain and (outcomes := express.store(engine, delivery, arrivals, unplaced)) is not None:
             return outcomes
-    except (psycopg.OperationalError, PoolTimeout) as error:
+    except FAILED as error:
         raise _unavailable(error) from error
     alone = False
     for attempt in range(ATTEMPTS):
@@ -157,9 +157,7 @@ def store(
         except Collision:
             # Where an identity ends and begins all the time one writer may lose again and again; alone it cannot.
             alone = alone or attempt >= PATIENCE
-        except PoolTimeout as error:
-            raise _unavailable(error) from error
-        except OperationalError as error:
+        except FAILED as error:
             if _state(error) not in express.RETRIED_STATES:
                 raise _unavailable(error) from error
         except DBAPIError as error:

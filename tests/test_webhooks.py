@@ -627,6 +627,27 @@ def test_a_database_that_hangs_is_503_and_holds_no_thread(alice: Tenant, postgre
 
 
 @on_postgresql
+@pytest.mark.parametrize("replay", [False, True], ids=["in one statement", "in a transaction"])
+def test_a_database_that_is_read_only_is_503(
+    app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch, replay: bool
+) -> None:
+    """As the one that was the primary until a moment ago."""
+    if replay:
+        monkeypatch.setattr("openremedy.express.store", lambda *_: None)
+    with app.app_context():
+        name = db.engine.url.database
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+        db.engine.dispose()
+        refused(alice.send(BODY), 503, "unavailable")
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SET default_transaction_read_only = off"))
+            connection.execute(text(f'ALTER DATABASE "{name}" RESET default_transaction_read_only'))
+        db.engine.dispose()
+    assert alice.send(BODY).status_code == 202
+
+
+@on_postgresql
 def test_a_slow_statement_is_told_from_a_database_that_hangs(
     app: Flask, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,383 @@
+"""The faults: each breaks one thing of a scene for some seconds and mends it; what it returns is a remark on it.
+
+A function ends with the fault. What it leaves dead is started again by the scene, as a supervisor would.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psycopg
+from redis import Redis
+
+import services
+from faults.scene import WORKERS, Scene
+
+HELD = 5.0  # seconds that most faults last
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`may_refuse`: whether a 503 or a broken connection is excused; `short`: whether it is part of the short form."""
+
+    name: str
+    breaks: Callable[[Scene], list[str] | None]
+    may_refuse: bool
+    short: bool
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(name: str, *, may_refuse: bool = False, short: bool = False) -> Callable[[Callable[[Scene], None]], None]:
+    """Put a function into the catalogue."""
+
+    def keep(breaks: Callable[[Scene], None]) -> None:
+        FAULTS.append(Fault(name, breaks, may_refuse, short))
+
+    return keep
+
+
+@fault("none", short=True)
+def _none(_scene: Scene) -> None:
+    time.sleep(HELD)
+
+
+# ---------------------------------------------------------------- PostgreSQL
+
+
+@fault("database stopped", may_refuse=True)
+def _database_stopped(scene: Scene) -> None:
+    scene.postgres.stop()
+    time.sleep(HELD)
+    scene.postgres.start()
+
+
+@fault("database killed (-9)", may_refuse=True, short=True)
+def _database_killed(scene: Scene) -> None:
+    _kill_all(scene.postgres)
+    scene.postgres.start()
+
+
+def _kill_all(server: services.Server) -> None:
+    """A crash of the machine it runs on: the server and what it has started, at once."""
+    family = [server.pid, *services.children(server.pid)]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    server.kill()
+
+
+@fault("database hung", may_refuse=True, short=True)
+def _database_hung(scene: Scene) -> None:
+    with scene.postgres.paused():
+        time.sleep(HELD)
+
+
+@fault("database restarted", may_refuse=True)
+def _database_restarted(scene: Scene) -> None:
+    scene.postgres.stop()
+    scene.postgres.start()
+
+
+@fault("a backend of the database killed (-9)", may_refuse=True)
+def _backend_killed(scene: Scene) -> None:
+    with _inside(scene) as database:
+        (pid,) = database.execute(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
+            "AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+        ).fetchone() or (0,)
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(HELD)
+
+
+# Whoever else is connected, but for those that only take places.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND application_name <> 'hog'
+"""
+
+
+@fault("all sessions of the database ended, again and again", may_refuse=True)
+def _sessions_ended(scene: Scene) -> None:
+    with _inside(scene) as database:
+        for _ in range(10):
+            database.execute(_END_SESSIONS)
+            time.sleep(0.5)
+
+
+@fault("database out of connections", may_refuse=True)
+def _out_of_connections(scene: Scene) -> None:
+    """The sessions of ours end, and others take their places before they are back."""
+    with contextlib.ExitStack() as held:
+        ending = held.enter_context(_inside(scene))
+        until_full = time.monotonic() + HELD
+        while time.monotonic() < until_full:
+            ending.execute(_END_SESSIONS)
+            with contextlib.suppress(psycopg.OperationalError):
+                while True:
+                    own = psycopg.connect(scene.database, connect_timeout=2, application_name="hog")
+                    held.callback(own.close)
+
+
+@fault("database read-only", may_refuse=True)
+def _read_only(scene: Scene) -> None:
+    with _inside(scene) as database:
+        database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        database.execute("SELECT pg_reload_conf()")
+        time.sleep(HELD)
+        database.execute("SET default_transaction_read_only = off")
+        database.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        database.execute("SELECT pg_reload_conf()")
+
+
+@fault("the table of incidents locked for longer than a lock is waited for", may_refuse=True)
+def _table_locked(scene: Scene) -> None:
+    with psycopg.connect(scene.database) as database:
+        database.execute("LOCK TABLE incidents IN ACCESS EXCLUSIVE MODE")
+        time.sleep(8)
+
+
+@contextlib.contextmanager
+def _inside(scene: Scene) -> Iterator[psycopg.Connection[tuple[int]]]:
+    """As the administrator of the database."""
+    with psycopg.connect(scene.database, autocommit=True) as database:
+        yield database
+
+
+# ---------------------------------------------------------------- Redis
+
+
+@fault("Redis stopped", short=True)
+def _redis_stopped(scene: Scene) -> None:
+    scene.redis.stop()
+    time.sleep(HELD)
+    scene.redis.start()
+
+
+@fault("Redis hung", short=True)
+def _redis_hung(scene: Scene) -> None:
+    with scene.redis.paused():
+        time.sleep(HELD)
+
+
+@fault("Redis flushed, again and again", short=True)
+def _redis_flushed(scene: Scene) -> None:
+    for _ in range(10):
+        scene.redis.flushall()
+        time.sleep(0.5)
+
+
+@fault("Redis full, noeviction")
+def _redis_full(scene: Scene) -> None:
+    with scene.redis.client() as redis:
+        redis.config_set("maxmemory", 1)
+        time.sleep(HELD)
+        redis.config_set("maxmemory", 0)
+
+
+@fault("Redis killed (-9) with its file")
+def _redis_killed(scene: Scene) -> None:
+    scene.redis.kill()
+    scene.redis.start()
+    time.sleep(HELD / 2)
+
+
+@fault("Redis killed (-9), nothing of it persisted")
+def _redis_gone(scene: Scene) -> None:
+    scene.redis.kill()
+    subprocess.run(["rm", "-rf", str(scene.redis.folder / "appendonlydir")], check=True)
+    scene.redis.start()
+    time.sleep(HELD / 2)
+
+
+@fault("Redis read-only, a replica of nothing")
+def _redis_replica(scene: Scene) -> None:
+    with scene.redis.client() as redis:
+        redis.execute_command("REPLICAOF", "127.0.0.1", services.free_port())
+        time.sleep(HELD)
+        redis.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@fault("Redis wants a password that nobody has")
+def _redis_closed(scene: Scene) -> None:
+    with scene.redis.client() as redis:
+        redis.config_set("requirepass", "another")
+        redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        time.sleep(HELD)
+    with Redis(port=scene.redis.port, password="another") as redis:
+        redis.config_set("requirepass", "")
+
+
+@fault("all clients of Redis cut off, again and again")
+def _redis_clients(scene: Scene) -> None:
+    with scene.redis.client() as redis:
+        for _ in range(10):
+            for kind in ("normal", "pubsub"):
+                redis.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            time.sleep(0.5)
+
+
+# ---------------------------------------------------------------- workers and scheduler
+
+
+@fault("a worker killed (-9)", short=True)
+def _worker_killed(scene: Scene) -> None:
+    scene.stack.kill(WORKERS[0])
+    time.sleep(HELD)
+
+
+@fault("all workers killed (-9) at once")
+def _workers_killed(scene: Scene) -> None:
+    for name in WORKERS:
+        scene.stack.kill(name)
+    time.sleep(HELD)
+
+
+@fault("a worker killed (-9) in the middle of a call, one after another")
+def _workers_killed_in_calls(scene: Scene) -> None:
+    scene.model.control({"delay": 2})
+    for name in WORKERS:
+        time.sleep(HELD / 2)
+        scene.stack.kill(name)
+        scene.revive(name)
+
+
+@fault("a worker told to stop (TERM)")
+def _worker_term(scene: Scene) -> list[str]:
+    code = scene.stack.end(WORKERS[0])
+    return [] if code == 0 else [f"it ended with {code}"]
+
+
+@fault("a worker told to stop twice (TERM, TERM)")
+def _worker_term_twice(scene: Scene) -> None:
+    scene.model.control({"delay": 2})
+    time.sleep(2)
+    process = scene.stack.processes.pop(WORKERS[0])
+    process.terminate()
+    time.sleep(0.3)
+    process.terminate()
+    process.wait(timeout=60)
+
+
+@fault("a worker frozen until its leases are over, then awake again")
+def _worker_frozen(scene: Scene) -> None:
+    scene.model.control({"delay": 1})
+    time.sleep(1)
+    pid = scene.stack.processes[WORKERS[0]].pid
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        time.sleep(45)
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+
+
+@fault("no worker for a while")
+def _no_worker(scene: Scene) -> None:
+    for name in WORKERS:
+        scene.stack.end(name)
+    time.sleep(HELD)
+
+
+@fault("scheduler killed (-9)")
+def _scheduler_killed(scene: Scene) -> None:
+    scene.stack.kill("scheduler")
+    time.sleep(HELD)
+
+
+@fault("two more schedulers, and Redis flushed under them")
+def _two_sweepers(scene: Scene) -> None:
+    names = ("scheduler-2", "scheduler-3")
+    scene.stack.start(*names)
+    try:
+        for _ in range(10):
+            scene.redis.flushall()
+            time.sleep(0.5)
+        time.sleep(HELD)
+    finally:
+        for name in names:
+            scene.stack.end(name)
+
+
+# ---------------------------------------------------------------- web
+
+
+@fault("a web process killed (-9)", may_refuse=True, short=True)
+def _web_killed(scene: Scene) -> None:
+    for _ in range(3):
+        os.kill(_web_processes(scene)[0], signal.SIGKILL)
+        time.sleep(HELD / 3)
+
+
+@fault("all web processes killed (-9) at once", may_refuse=True)
+def _all_web_killed(scene: Scene) -> None:
+    for pid in _web_processes(scene):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(HELD)
+
+
+@fault("gunicorn's master killed (-9)", may_refuse=True)
+def _master_killed(scene: Scene) -> None:
+    scene.stack.kill("web")
+    time.sleep(1)
+    scene.stack.start("web")
+
+
+@fault("the web told to stop under load (TERM) and started again", may_refuse=True)
+def _web_term(scene: Scene) -> list[str]:
+    code = scene.stack.end("web")
+    scene.stack.start("web")
+    return [] if code == 0 else [f"it ended with {code}"]
+
+
+@fault("the web told to load itself anew (HUP), again and again", may_refuse=True)
+def _web_hup(scene: Scene) -> None:
+    for _ in range(3):
+        scene.stack.processes["web"].send_signal(signal.SIGHUP)
+        time.sleep(HELD / 2)
+
+
+@fault("a web process frozen until gunicorn replaces it", may_refuse=True)
+def _web_frozen(scene: Scene) -> None:
+    os.kill(_web_processes(scene)[0], signal.SIGSTOP)
+    time.sleep(40)
+
+
+def _web_processes(scene: Scene) -> list[int]:
+    found: list[int] = services.until(lambda: services.children(scene.stack.processes["web"].pid), "web processes")
+    return found
+
+
+# ---------------------------------------------------------------- the model
+
+
+def _misbehaves(behaviour: str, held: float = HELD) -> Callable[[Scene], None]:
+    def breaks(scene: Scene) -> None:
+        scene.model.control({"behaviour": behaviour})
+        time.sleep(held)
+
+    return breaks
+
+
+for _name, _behaviour in {
+    "the model says 429": "429",
+    "the model says 500": "500",
+    "the model hangs": "hang",
+    "the model answers a byte at a time": "drip",
+    "the model's answer is cut off": "truncated",
+    "the model's answer is huge": "huge",
+    "the model's address is a web page": "html200",
+    "the model names a recipe that nobody has": "fabricated",
+    "the model obeys whatever the alert says": "obeys_injection",
+    "the model finds nothing": "none",
+}.items():
+    fault(_name, short=_behaviour in ("hang",))(_misbehaves(_behaviour))
+
+
+def names() -> list[str]:
+    """Of all faults."""
+    return [one.name for one in FAULTS]
