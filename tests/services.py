@@ -218,6 +218,25 @@ class PostgresServer(Server):
             **self.identity(),
         )
 
+    def standby(self, folder: Path, port: int) -> "PostgresServer":
+        """Another that follows this one, and that each commit waits for from now on; `promote` makes it the first."""
+        other = PostgresServer(folder, self.programs, self.durable)
+        other.port = port
+        shutil.chown(folder, self.user)
+        copy = [str(self.programs / "pg_basebackup"), "--pgdata", "data", "--write-recovery-conf", "--checkpoint=fast"]
+        copy += ["--host", "127.0.0.1", "--port", str(self.port), "--username", self.user]
+        subprocess.run(copy, cwd=folder, check=True, capture_output=True, text=True, **self.identity())
+        other.start()
+        self._admin("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._admin("SELECT pg_reload_conf()")
+        return other
+
+    def promote(self) -> None:
+        """From a standby to a server of its own."""
+        self._admin("SELECT pg_promote()")
+        self._admin("ALTER SYSTEM RESET synchronous_standby_names")
+        self._admin("SELECT pg_reload_conf()")
+
     def command(self) -> list[str]:
         durability = "on" if self.durable else "off"
         options = {
@@ -404,23 +423,38 @@ def _ready(url: str) -> bool:
 @contextlib.contextmanager
 def running(make: Callable[[Path], Server]) -> Iterator[Any]:
     """A server made for a folder of its own, started and stopped again."""
-    with _folder("server") as folder:
+    with own_folder("server") as folder:
         server = make(folder)
         with _running(server):
             yield server
 
 
 @contextlib.contextmanager
-def postgres(durable: bool = False) -> Iterator[PostgresServer]:
-    """A running PostgreSQL; `durable` turns fsync on, for tests that are about what survives a crash."""
+def postgres(durable: bool = False, disk_mb: int | None = None) -> Iterator[PostgresServer]:
+    """A running PostgreSQL; `durable` turns fsync on, for tests that are about what survives a crash.
+
+    `disk_mb`: on a file system of its own with so much room, which only root can make.
+    """
     programs = _postgres_programs()
     if not programs:
         missing("PostgreSQL", "the tests on a real PostgreSQL; on Debian and Ubuntu: apt-get install postgresql")
-    with _folder("pg") as folder:
+    with own_folder("pg") as folder, _disk(folder, disk_mb):
         server = PostgresServer(folder, programs, durable)
         server.initialise()
         with _running(server):
             yield server
+
+
+@contextlib.contextmanager
+def _disk(folder: Path, megabytes: int | None) -> Iterator[None]:
+    if megabytes is None:
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager
@@ -429,7 +463,7 @@ def redis() -> Iterator[RedisServer]:
     program = shutil.which("redis-server")
     if not program and os.environ.get("CI"):
         missing("redis-server", "apt-get install redis-server")
-    with _folder("redis") as folder:
+    with own_folder("redis") as folder:
         server = RedisServer(folder, program or str(get_binary_path()))
         with _running(server):
             yield server
@@ -445,7 +479,7 @@ def _running(server: Server) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _folder(name: str) -> Iterator[Path]:
+def own_folder(name: str) -> Iterator[Path]:
     """Not under pytest's own: PostgreSQL's account could not enter it, and the path of a unix socket must be short."""
     with tempfile.TemporaryDirectory(prefix=f"openremedy-{name}-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from faults.catalogue import FAULTS, Fault  # noqa: E402
-from faults.scene import Found, scene  # noqa: E402
+from faults.scene import STAGES, Found  # noqa: E402
 
 HEAD = ("fault", "sent", "202", "refused", "lost", "doubled", "next 202", "all decided")
 
@@ -42,13 +43,15 @@ def main() -> int:
 
 
 def rounds(chosen: list[Fault]) -> list[Found]:
-    """One after another in one installation, each printed as it ends."""
+    """One after another, those of a stage in one installation, each printed as it ends."""
     print(f"{HEAD[0]:68}{HEAD[1]:>6}{HEAD[2]:>6}{HEAD[3]:>9}{HEAD[4]:>6}{HEAD[5]:>9}{HEAD[6]:>10}{HEAD[7]:>13}")
     found = []
-    with scene() as here:
-        for one in chosen:
-            found.append(here.round(one.name, one.breaks, one.may_refuse))
-            print(row(found[-1]), flush=True)
+    for name, stage in STAGES.items():
+        there = [one for one in chosen if one.stage == name]
+        with stage() if there else nullcontext() as here:
+            for one in there:
+                found.append(here.round(one.name, one.breaks, one.may_refuse))
+                print(row(found[-1]), flush=True)
     return found
 
 

@@ -6,16 +6,19 @@ A function ends with the fault. What it leaves dead is started again by the scen
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import psycopg
 from redis import Redis
 
 import services
-from faults.scene import WORKERS, Scene
+from faults.scene import WORKERS, Embedded, Scene, Stage
 
 HELD = 5.0  # seconds that most faults last
 
@@ -25,7 +28,8 @@ class Fault:
     """`may_refuse`: whether a 503 or a broken connection is excused; `short`: whether it is part of the short form."""
 
     name: str
-    breaks: Callable[[Scene], list[str] | None]
+    stage: str
+    breaks: Callable[[Any], list[str] | None]
     may_refuse: bool
     short: bool
 
@@ -33,17 +37,15 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def fault(name: str, *, may_refuse: bool = False, short: bool = False) -> Callable[[Callable[[Scene], None]], None]:
+def fault(
+    name: str, *, stage: str = "PostgreSQL", may_refuse: bool = False, short: bool = False
+) -> Callable[[Callable[[Any], list[str] | None]], None]:
     """Put a function into the catalogue."""
-
-    def keep(breaks: Callable[[Scene], None]) -> None:
-        FAULTS.append(Fault(name, breaks, may_refuse, short))
-
-    return keep
+    return lambda breaks: FAULTS.append(Fault(name, stage, breaks, may_refuse, short))
 
 
 @fault("none", short=True)
-def _none(_scene: Scene) -> None:
+def _none(_stage: Stage) -> None:
     time.sleep(HELD)
 
 
@@ -369,15 +371,138 @@ for _name, _behaviour in {
     "the model hangs": "hang",
     "the model answers a byte at a time": "drip",
     "the model's answer is cut off": "truncated",
-    "the model's answer is huge": "huge",
+    "the model's answer has ten megabytes": "10mb",
+    "the model's answer is a compressed bomb": "bomb",
     "the model's address is a web page": "html200",
-    "the model names a recipe that nobody has": "fabricated",
-    "the model obeys whatever the alert says": "obeys_injection",
-    "the model finds nothing": "none",
+    "the model sends us elsewhere": "redirect",
+    "the model talks nonsense": "garbage",
+    "the model names a recipe that nobody has": "unknown-recipe",
+    "the model cites what is not there": "fabricated-citation",
+    "the model obeys whatever the alert says": "obeys-injection",
+    "the model refuses": "refusal",
+    "the model's key is not good any more": "401",
 }.items():
-    fault(_name, short=_behaviour in ("hang",))(_misbehaves(_behaviour))
+    fault(_name, short=_behaviour == "hang")(_misbehaves(_behaviour))
 
 
-def names() -> list[str]:
-    """Of all faults."""
-    return [one.name for one in FAULTS]
+# ---------------------------------------------------------------- people, clocks and disks
+
+
+@fault("a webhook secret replaced in full flight", short=True)
+def _secret_replaced(scene: Scene) -> None:
+    """The old one is good for a while; who has got the new one uses it."""
+    for tenant in scene.tenants:
+        time.sleep(HELD / 3)
+        tenant.secret = scene.flask("tenant", "rotate-secret", tenant.slug, "--grace", "1")["webhook_secret"]
+    time.sleep(HELD / 3)
+
+
+@fault("what is logged has no room on the disk", may_refuse=True)
+def _log_disk_full(scene: Scene) -> None:
+    log = scene.folder / "web.log"
+    log.rename(scene.folder / "web-before.log")
+    log.symlink_to("/dev/full")
+    try:
+        scene.restart("web")
+        time.sleep(HELD)
+    finally:
+        log.unlink()
+    scene.restart("web")
+
+
+@fault("the clock of the web an hour ahead, then an hour behind", may_refuse=True)
+def _clock_jumps(scene: Scene) -> None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if not library:
+        services.missing("faketime", "apt-get install faketime")
+    before = dict(scene.stack.environment)
+    try:
+        for jump in ("+1h", "-1h"):
+            clock = {"LD_PRELOAD": str(library), "FAKETIME": jump}
+            scene.stack.environment |= clock
+            scene.restart("web")
+            time.sleep(HELD)
+    finally:
+        scene.stack.environment = before
+        scene.restart("web")
+
+
+@fault("the schema a step back and forward again, the web loaded anew", may_refuse=True)
+def _migrated(scene: Scene) -> None:
+    scene.command("db", "downgrade")
+    time.sleep(1)
+    scene.command("db", "upgrade")
+    scene.stack.processes["web"].send_signal(signal.SIGHUP)
+    time.sleep(HELD / 2)
+
+
+@fault("the database fails over to its standby", may_refuse=True)
+def _failed_over(scene: Scene) -> None:
+    """Last of its stage: the standby is the database from here on."""
+    first = scene.postgres
+    assert first
+    standby = first.standby(scene.kept.enter_context(services.own_folder("standby")), scene.standby_port)
+    scene.kept.callback(standby.stop)
+    time.sleep(HELD)
+    _kill_all(first)
+    scene.postgres, scene.database = standby, standby.url_of("openremedy")
+    standby.promote()
+    time.sleep(HELD)
+
+
+@fault("the database's disk full", stage="a small disk", may_refuse=True)
+def _disk_full(scene: Scene) -> None:
+    assert scene.postgres
+    filler = scene.postgres.folder / "filler"
+    with filler.open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    try:
+        time.sleep(3 * HELD)
+    finally:
+        filler.unlink()
+
+
+# ---------------------------------------------------------------- SQLite
+
+
+@fault("SQLite: none", stage="SQLite")
+def _none_on_sqlite(_scene: Scene) -> None:
+    time.sleep(HELD)
+
+
+@fault("SQLite: a web process killed (-9)", stage="SQLite", may_refuse=True)
+def _web_killed_on_sqlite(scene: Scene) -> None:
+    for _ in range(3):
+        os.kill(_web_processes(scene)[0], signal.SIGKILL)
+        time.sleep(HELD / 3)
+
+
+@fault("SQLite: everything killed (-9) at once", stage="SQLite", may_refuse=True)
+def _all_killed_on_sqlite(scene: Scene) -> None:
+    for name in list(scene.stack.processes):
+        scene.stack.kill(name)
+    scene.redis.kill()
+
+
+@fault("SQLite: another writer holds the file for 15 seconds", stage="SQLite", may_refuse=True)
+def _file_locked(scene: Scene) -> None:
+    with contextlib.closing(sqlite3.connect(scene.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(15)
+        other.execute("ROLLBACK")
+
+
+# ---------------------------------------------------------------- make run
+
+
+def _crashes(program: str) -> Callable[[Embedded], None]:
+    def breaks(stage: Embedded) -> None:
+        stage.launcher.crash(program)
+        time.sleep(1)
+
+    return breaks
+
+
+for _program in ("web", "worker", "scheduler", "redis"):
+    fault(f"make run: its {_program} killed (-9)", stage="make run", may_refuse=_program == "web")(_crashes(_program))

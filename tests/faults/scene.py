@@ -1,26 +1,27 @@
 """A whole installation to break: PostgreSQL, Redis, a model, an Alertmanager, web, workers, scheduler, two tenants."""
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import flask_migrate
 import requests
 from cryptography.fernet import Fernet
 
 import services
-from conftest import driver, make_settings
+from conftest import driver
 from faults.senders import Tenant, alertmanager_alert, number_in
 from faults.stream import Record, Stream
-from openremedy.app import create_app
-from openremedy.extensions import db
-from services import Alertmanager, PostgresServer, RedisServer, until
+from launched import Launcher
+from services import Alertmanager, PostgresServer, RedisServer
 from stack import ROOT, Stack
 from stub_model import StubModel
 
@@ -30,6 +31,7 @@ RECOVERY = 300  # seconds in which everything has its verdict after a fault
 LLM_TIMEOUT = 5  # seconds; a lost worker's incidents are free half a minute later
 WAITING = ("pending", "classifying")
 WORKERS = ("worker-1", "worker-2")
+PROCESSES = ("web", *WORKERS, "scheduler")
 ADAPTERS = ("alertmanager", "grafana", "datadog")
 
 ROUTING = """
@@ -72,67 +74,43 @@ class Found:
         return not (self.lost or self.doubled or self.strayed or self.waiting or self.undocumented or self.remarks)
 
 
-class Scene:
-    """The installation, and what its users see of it."""
+class Stage:
+    """An installation to break, and what its users see of it; how it is started is its kind's business."""
 
-    def __init__(
-        self, folder: Path, postgres: PostgresServer, redis: RedisServer, model: StubModel, database: str, url: str
-    ) -> None:
-        self.folder = folder
-        self.postgres = postgres
-        self.redis = redis
-        self.model = model
-        self.database = database
-        self.stack = Stack(folder, url, redis.url, Fernet.generate_key().decode())
-        self.stack.environment |= {
-            "OPENAI_BASE_URL": model.url,
-            "OPENREMEDY_LLM_TIMEOUT": str(LLM_TIMEOUT),
-            "OPENREMEDY_SOURCE_RATE_LIMIT": "0",
-        }
+    rate = RATE
+
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.tenants: list[Tenant] = []
         self.alertmanager: Alertmanager | None = None
         self.numbers = itertools.count(1)
 
-    # ------------------------------------------------------------ set-up
-
-    def furnish(self) -> None:
-        """Tenants, sources, processes."""
-        self.tenants = [self._tenant(slug) for slug in ("alice", "bob")]
-        self.stack.start("web", *WORKERS, "scheduler")
-
-    def _tenant(self, slug: str) -> Tenant:
-        flask = self.stack.flask
-        secret = flask("tenant", "create", slug)["webhook_secret"]
-        flask("recipe", "import", slug, "config/recipes.yaml")
-        token = flask("token", "create", slug, "--role", "admin")["token"]
-        tokens = {adapter: flask("source", "add", slug, adapter)["token"] for adapter in ADAPTERS}
-        signing = "a secret of PagerDuty's, used as the text it is"
-        flask("source", "add", slug, "pagerduty", "--signing-secret", "-", text=signing)
-        return Tenant(slug, secret, token, tokens, signing)
+    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
+        """What a command prints as JSON."""
+        raise NotImplementedError
 
     def whole(self) -> None:
         """Start what a round has left dead."""
-        for server in (self.postgres, self.redis):
-            if server.process is None or server.process.poll() is not None:
-                server.process = None
-                server.start()
-        for name in ("web", *WORKERS, "scheduler"):
-            self.revive(name)
-        self.model.control({"behaviour": "good", "delay": 0})
 
-    def revive(self, name: str) -> None:
-        """As a supervisor does: start a process that has ended."""
-        process = self.stack.processes.get(name)
-        if process is None or process.poll() is not None:
-            self.stack.processes.pop(name, None)
-            self.stack.start(name)
+    def furnish(self) -> None:
+        """Make two tenants and their sources."""
+        self.tenants = [self._tenant(slug) for slug in ("alice", "bob")]
+
+    def _tenant(self, slug: str) -> Tenant:
+        secret = self.flask("tenant", "create", slug)["webhook_secret"]
+        self.flask("recipe", "import", slug, "config/recipes.yaml")
+        token = self.flask("token", "create", slug, "--role", "admin")["token"]
+        tokens = {adapter: self.flask("source", "add", slug, adapter)["token"] for adapter in ADAPTERS}
+        signing = "a secret of PagerDuty's, used as the text it is"
+        self.flask("source", "add", slug, "pagerduty", "--signing-secret", "-", text=signing)
+        return Tenant(slug, secret, token, tokens, signing)
 
     # ------------------------------------------------------------ a round
 
-    def round(self, fault: str, breaks: Any, may_refuse: bool) -> Found:
+    def round(self, fault: str, breaks: Callable[[Any], list[str] | None], may_refuse: bool) -> Found:
         """Send, break, mend, wait, and look from outside."""
         self.whole()
-        stream = Stream(self.stack.url, self.tenants, self.numbers, RATE)
+        stream = Stream(self.url, self.tenants, self.numbers, self.rate)
         told = self._tell_alertmanager()
         stream.start()
         time.sleep(2)
@@ -211,7 +189,7 @@ class Scene:
         cursor: dict[str, str] = {}
         while True:
             answer = requests.get(
-                f"{self.stack.url}/api/v1/incidents",
+                f"{self.url}/api/v1/incidents",
                 params={"limit": "200", **cursor},
                 headers={"Authorization": f"Bearer {tenant.token}"},
                 timeout=30,
@@ -224,36 +202,166 @@ class Scene:
                 return
             cursor = {"cursor": page["next_cursor"]}
 
-    # ------------------------------------------------------------ for the report
 
-    def verdicts(self) -> Counter[str]:
-        """By what gave them, of all incidents of all tenants."""
-        return Counter(
-            str((one.get("verdict") or {}).get("tier", one["classification"]))
-            for tenant in self.tenants
-            for one in self._listed(tenant, 0)
+class Scene(Stage):
+    """Every process by itself, as on a server."""
+
+    def __init__(self, folder: Path, url: str, redis: RedisServer, model: StubModel) -> None:
+        self.stack = Stack(folder, url, redis.url, Fernet.generate_key().decode())
+        super().__init__(self.stack.url)
+        self.folder = folder
+        self.postgres: PostgresServer | None = None
+        self.database = ""  # for its administrator
+        self.standby_port = 0
+        self.kept = ExitStack()  # what a fault has started to stay
+        self.redis = redis
+        self.model = model
+        self.stack.environment |= {
+            "OPENAI_BASE_URL": model.url,
+            "OPENREMEDY_LLM_TIMEOUT": str(LLM_TIMEOUT),
+            "OPENREMEDY_SOURCE_RATE_LIMIT": "0",
+        }
+
+    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
+        """What a command prints as JSON."""
+        return self.stack.flask(*arguments, text=text)
+
+    def start(self) -> None:
+        """The schema, the tenants, the processes."""
+        self.command("db", "upgrade")
+        self.furnish()
+        self.whole()
+
+    def command(self, *words: str) -> None:
+        """A command that prints no JSON."""
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+        subprocess.run(command, cwd=ROOT, env=self.stack.environment, check=True, capture_output=True)
+
+    def whole(self) -> None:
+        """Start what a round has left dead, and let the model behave."""
+        for server in filter(None, (self.postgres, self.redis)):
+            if server.process is None or server.process.poll() is not None:
+                server.process = None
+                server.start()
+        for name in PROCESSES:
+            self.revive(name)
+        self.model.control({"behaviour": "good", "delay": 0})
+
+    def revive(self, name: str) -> None:
+        """As a supervisor does: start a process that has ended."""
+        process = self.stack.processes.get(name)
+        if process is None or process.poll() is not None:
+            self.stack.processes.pop(name, None)
+            self.stack.start(name)
+
+    def restart(self, name: str) -> None:
+        """In good order, with the environment as it is now."""
+        self.stack.end(name)
+        self.stack.start(name)
+
+
+class Embedded(Stage):
+    """What `make run` starts: SQLite, its own Redis, one supervisor."""
+
+    rate = 20.0  # each commit waits for the disk, alone
+
+    def __init__(self, folder: Path) -> None:
+        port = services.free_port()
+        super().__init__(f"http://127.0.0.1:{port}")
+        self._settings = {"OPENREMEDY_RATE_LIMIT": "0", "OPENREMEDY_SOURCE_RATE_LIMIT": "0"}
+        self._folder = folder / "data"
+        self.launcher = Launcher(self._folder, port, **self._settings).wait_until_ready()
+
+    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
+        """What a command prints as JSON."""
+        environment = os.environ | self._settings | {"OPENREMEDY_DATA_DIR": str(self._folder)}
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments, "--json"]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, input=text, capture_output=True, text=True, check=True
         )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+# ---------------------------------------------------------------- the stages
 
 
 @contextmanager
-def scene(database_url: str | None = None) -> Iterator[Scene]:
-    """Everything started; `database_url`: not on PostgreSQL."""
-    with ExitStack() as kept:
-        folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="openremedy-faults-")))
-        postgres = kept.enter_context(services.postgres(durable=True))
-        redis = kept.enter_context(services.redis())
-        model = kept.enter_context(StubModel("good"))
+def on_postgresql() -> Iterator[Scene]:
+    """The whole service on PostgreSQL and Redis, with an Alertmanager that posts to it."""
+    with services.postgres(durable=True) as postgres, _beside() as (folder, redis, model):
         database = postgres.create_database("openremedy")
-        url = database_url or driver(database)
-        app = create_app(make_settings(folder, url))
-        with app.app_context():
-            flask_migrate.upgrade(str(ROOT / "migrations"))
-            db.engine.dispose()
-        one = Scene(folder, postgres, redis, model, database, url)
-        kept.callback(one.stack.stop)
-        one.furnish()
-        alice = one.tenants[0]
-        text = ROUTING.format(url=one.stack.url, slug=alice.slug, token=alice.tokens["alertmanager"])
-        one.alertmanager = kept.enter_context(services.running(lambda place: Alertmanager(place, text)))
-        until(lambda: one.stack.processes["web"].poll() is None, "the web process lives")
-        yield one
+        # The second host is where a standby may be promoted.
+        standby = services.free_port()
+        hosts = f"host=127.0.0.1:{postgres.port}&host=127.0.0.1:{standby}&target_session_attrs=read-write"
+        one = Scene(folder, f"{driver(f'postgresql://{postgres.user}@/openremedy')}?{hosts}", redis, model)
+        one.postgres, one.database, one.standby_port = postgres, database, standby
+        with _started(one):
+            alice = one.tenants[0]
+            text = ROUTING.format(url=one.url, slug=alice.slug, token=alice.tokens["alertmanager"])
+            with services.running(lambda place: Alertmanager(place, text)) as one.alertmanager:
+                yield one
+
+
+@contextmanager
+def on_a_small_disk() -> Iterator[Scene]:
+    """The same with a PostgreSQL whose disk has half a gigabyte."""
+    if os.geteuid() != 0:
+        services.missing("root", "a file system of its own for the database")
+    with services.postgres(durable=True, disk_mb=512) as postgres, _beside() as (folder, redis, model):
+        database = postgres.create_database("openremedy")
+        one = Scene(folder, driver(database), redis, model)
+        one.postgres, one.database = postgres, database
+        with _started(one):
+            yield one
+
+
+@contextmanager
+def on_sqlite() -> Iterator[Scene]:
+    """Every process by itself, on one SQLite file."""
+    with _beside() as (folder, redis, model):
+        one = Scene(folder, f"sqlite:///{folder}/openremedy.db", redis, model)
+        one.rate = Embedded.rate
+        one.database = str(folder / "openremedy.db")
+        with _started(one):
+            yield one
+
+
+@contextmanager
+def embedded() -> Iterator[Embedded]:
+    """What `make run` starts."""
+    with tempfile.TemporaryDirectory(prefix="openremedy-faults-") as folder:
+        one = Embedded(Path(folder))
+        try:
+            one.furnish()
+            yield one
+        finally:
+            one.launcher.interrupt()
+
+
+@contextmanager
+def _beside() -> Iterator[tuple[Path, RedisServer, StubModel]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="openremedy-faults-") as folder,
+        services.redis() as redis,
+        StubModel("good") as model,
+    ):
+        yield Path(folder), redis, model
+
+
+@contextmanager
+def _started(one: Scene) -> Iterator[None]:
+    try:
+        one.start()
+        yield
+    finally:
+        one.stack.stop()
+        one.kept.close()
+
+
+STAGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "PostgreSQL": on_postgresql,
+    "a small disk": on_a_small_disk,
+    "SQLite": on_sqlite,
+    "make run": embedded,
+}

@@ -14,6 +14,7 @@ from typing import Any
 from cast import sign
 
 FIXTURES = Path(__file__).parents[2] / "adapters"
+SHARED = 20  # alerts that have a cause in common
 _NUMBER = re.compile(r"n(\d{7})-?(alice|bob)")
 
 
@@ -48,6 +49,16 @@ def number_in(incident: Mapping[str, Any]) -> tuple[int, str] | None:
     return (int(found[1]), found[2]) if found else None
 
 
+def _word(number: int) -> str:
+    """A word that few alerts share: what says the same has one cause, and no model is asked about a known cause."""
+    letters = "abcdefghijklmnoprstuvwyz"
+    rest, word = number // SHARED, ""
+    for _ in range(5):
+        rest, position = divmod(rest, len(letters))
+        word += letters[position]
+    return f"vol{word}"
+
+
 def message(intake: str, number: int, tenant: Tenant) -> Message:
     """The alert of this number as `intake` sends it: the same bytes each time."""
     return _MESSAGES[intake](number, tenant)
@@ -72,7 +83,7 @@ def _bytes(body: Any) -> bytes:
 
 
 def _canonical(number: int, tenant: Tenant) -> Message:
-    evidence = {"mount": "/var", "used_percent": 90 + number % 10, "number": number}
+    evidence = {"mount": "/var", "used_percent": 90 + number % 10, "summary": f"{_word(number)} is nearly full"}
     raw = _bytes({"hostname": name_of(number, tenant.slug), "incident_type": "disk_full", "evidence": evidence})
     signature = {"X-OpenRemedy-Signature": sign(tenant.secret, raw)}
     return Message(f"/api/v1/webhooks/alerts/{tenant.slug}", raw, signature)
@@ -84,7 +95,7 @@ def _labels(number: int, tenant: Tenant) -> dict[str, str]:
 
 def alertmanager_alert(number: int, tenant: Tenant) -> dict[str, Any]:
     """As Prometheus hands it to an Alertmanager."""
-    return {"labels": _labels(number, tenant), "annotations": {"summary": f"Disk of {number} is filling"}}
+    return {"labels": _labels(number, tenant), "annotations": {"summary": f"Disk {_word(number)} is filling"}}
 
 
 def _alertmanager(number: int, tenant: Tenant) -> Message:
@@ -106,7 +117,7 @@ def _datadog(number: int, tenant: Tenant) -> Message:
     changed = {
         "id": f"84{number:017d}",
         "hostname": host,
-        "title": f"[P2] [Triggered on {{host:{host}}}] Disk is filling",
+        "title": f"[P2] [Triggered on {{host:{host}}}] Disk {_word(number)} is filling",
         "tags": f"env:prod,host:{host},monitor",
         "aggreg_key": f"{number:032x}",
         "alert_id": str(10**8 + number),
@@ -121,7 +132,7 @@ def _pagerduty(number: int, tenant: Tenant) -> Message:
     event = body["event"]
     event["id"] = f"01E{number:023d}"
     page = f"Q{name_of(number, tenant.slug).replace('-', '')}".upper()
-    event["data"] |= {"id": page, "incident_key": f"{number:032x}", "number": number}
+    event["data"] |= {"title": f"Volume {_word(number)} almost full", "id": page, "incident_key": f"{number:032x}"}
     raw = _bytes(body)
     proof = hmac.new(tenant.pagerduty_secret.encode(), raw, hashlib.sha256).hexdigest()
     path = f"/api/v1/webhooks/pagerduty/{tenant.slug}"
