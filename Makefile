@@ -90,6 +90,14 @@ train-matcher: $(VENV)/installed-train ## Learn openremedy/classifier/matcher.js
 bench-storm: $(VENV)/installed-dev ## Send 10,000 alerts of 50 causes through real processes (5 minutes)
 	PYTHONPATH=.:tests $(BIN)/python -m bench.storm --out storm.json
 
+.PHONY: bench-scaling
+bench-scaling: $(VENV)/installed-dev ## Two web and two worker hosts behind nginx, in network namespaces; as root (8 minutes)
+	$(BIN)/python scripts/bench_scaling.py $(T)
+
+.PHONY: faults
+faults: $(VENV)/installed-dev ## Break everything that can break under load and look what is lost; T=--short takes 5 minutes, all 30
+	PYTHONPATH=tests $(BIN)/python -m faults $(T)
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install

@@ -328,3 +328,8 @@ def test_json_in_the_documentation_is_json() -> None:
         for block in blocks(path, "json"):
             found: Any = json.loads(block)
             assert isinstance(found, dict)
+
+
+def test_the_proxy_of_the_page_is_the_file_that_was_measured() -> None:
+    (shown,) = blocks(ROOT / "docs/scaling.md", "nginx")
+    assert shown == (ROOT / "docs/scaling/nginx.conf").read_text()

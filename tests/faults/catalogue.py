@@ -44,7 +44,7 @@ def fault(
     return lambda breaks: FAULTS.append(Fault(name, stage, breaks, may_refuse, short))
 
 
-@fault("none", short=True)
+@fault("none")
 def _none(_stage: Stage) -> None:
     time.sleep(HELD)
 
@@ -59,7 +59,7 @@ def _database_stopped(scene: Scene) -> None:
     scene.postgres.start()
 
 
-@fault("database killed (-9)", may_refuse=True, short=True)
+@fault("database killed (-9)", may_refuse=True)
 def _database_killed(scene: Scene) -> None:
     _kill_all(scene.postgres)
     scene.postgres.start()
@@ -154,7 +154,7 @@ def _inside(scene: Scene) -> Iterator[psycopg.Connection[tuple[int]]]:
 # ---------------------------------------------------------------- Redis
 
 
-@fault("Redis stopped", short=True)
+@fault("Redis stopped")
 def _redis_stopped(scene: Scene) -> None:
     scene.redis.stop()
     time.sleep(HELD)
