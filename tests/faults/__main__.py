@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from faults.catalogue import FAULTS, Fault  # noqa: E402
+from faults.proof import proven  # noqa: E402
 from faults.scene import STAGES, Found  # noqa: E402
 
 HEAD = ("fault", "sent", "202", "refused", "lost", "doubled", "next 202", "all decided")
@@ -24,9 +25,14 @@ def main() -> int:
     """Run those that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a part of them, some minutes")
+    parser.add_argument("--prove", action="store_true", help="switch mechanisms off and see that it is seen")
     parser.add_argument("--only", default="", help="those with this in their name")
     parser.add_argument("--out", type=Path, default=Path("faults.json"))
     options = parser.parse_args()
+    if options.prove:
+        blind = proven(options.only)
+        print("\n".join(blind) or "Each of them is seen.")
+        return 1 if blind else 0
     chosen = [one for one in FAULTS if options.only in one.name and (one.short or not options.short)]
     began = time.monotonic()
     found = rounds(chosen)
