@@ -1,10 +1,11 @@
 """The door's one statement, for PostgreSQL: a body, its alerts and their incidents go in one turn on the wire.
 
 It is guessed how the incidents of the body are: not there, or as this process left them. The lifecycle decides on that,
-and the statement writes what it decided only if the guess is right. `openremedy_differing`, a function of the database,
-says so once it has passed the gate (store.py) and locked the rows. Where it is wrong nothing is written and the answer
-is how the incidents are; the next guess is built on that. What is not this plain, or loses its race, is left to the
-store's own transaction: a failed guess costs time and is never a wrong row.
+and the statement writes what it decided only if the guess is right in all that it decides by; what adds up is added.
+`openremedy_differing`, a function of the database, says so once it has passed the gate (store.py) and locked the rows.
+Where it is wrong nothing is written and the answer is how the incidents are; the next guess is built on that. What is
+not this plain, or loses its race, is left to the store's own transaction: a failed guess costs time and is never a
+wrong row.
 
 Made of text and not of SQLAlchemy's expressions, with all rows as JSON; docs/performance.md has the figures.
 """
@@ -32,7 +33,7 @@ from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Base, Delivery, Incident, TimelineEntry, now, table
 from openremedy.rows import (
     ALERT,
-    CHANGING,
+    DECIDING,
     ENTRY,
     GATE,
     NEW,
@@ -63,27 +64,19 @@ class NotPlain(Exception):
     """This body is none for one statement."""
 
 
-@dataclass(frozen=True)
-class Belief:
-    """The newest episode of an identity and the version of its row."""
-
-    episode: Episode
-    version: str
-
-
 class Beliefs:
     """How this process last saw the incidents that it wrote: only ever a guess, and always checked."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, str], Belief] = OrderedDict()
+        self._known: OrderedDict[tuple[int, str], Episode] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, tenant_id: int, identities: Iterable[str]) -> dict[str, Belief]:
+    def of(self, tenant_id: int, identities: Iterable[str]) -> dict[str, Episode]:
         """Those that are remembered."""
         with self._lock:
             return {one: found for one in identities if (found := self._known.get((tenant_id, one)))}
 
-    def keep(self, tenant_id: int, written: dict[str, Belief]) -> None:
+    def keep(self, tenant_id: int, written: dict[str, Episode]) -> None:
         """Remember what was written; what was not written for the longest is forgotten."""
         with self._lock:
             for identity, belief in written.items():
@@ -261,11 +254,11 @@ class Guess:
     tenant_id: int
     bodies: list[Body]
     identities: list[str]
-    beliefs: dict[str, Belief]
+    beliefs: dict[str, Episode]
     tracks: dict[str, Track] = field(default_factory=dict)
-    written: dict[str, Belief] = field(default_factory=dict)
+    written: dict[str, Episode] = field(default_factory=dict)
 
-    def write(self, cursor: Cursor) -> dict[str, Belief]:
+    def write(self, cursor: Cursor) -> dict[str, Episode]:
         """Write the bodies if the guess is right; returns those incidents that are not as they were believed.
 
         Raises NotPlain.
@@ -286,13 +279,13 @@ class Guess:
         return self._send(cursor, at)
 
     def _track(self, identity: str) -> Track:
-        belief = self.beliefs.get(identity)
-        if belief is None:
+        believed = self.beliefs.get(identity)
+        if believed is None:
             return Track()
-        episode = belief.episode.as_stored()
+        episode = believed.as_stored()
         return Track(latest=episode, known={episode.event_digest} if episode.event_digest else set())
 
-    def _look(self, cursor: Cursor) -> dict[str, Belief]:
+    def _look(self, cursor: Cursor) -> dict[str, Episode]:
         """What ends nothing we know of may end something that we do not know of."""
         differing = _believed(_execute(cursor, _DIFFERING, self._believed()))
         if not differing:
@@ -300,11 +293,10 @@ class Guess:
         return differing
 
     def _believed(self) -> list[Any]:
-        versions = [belief.version if (belief := self.beliefs.get(one)) else "" for one in self.identities]
-        # As texts: psycopg takes as long for an array of fifty as for all the rest.
-        return [GATE + self.tenant_id, self.tenant_id, ",".join(self.identities), ",".join(versions)]
+        rows = [_believed_row(identity, self.beliefs.get(identity)) for identity in self.identities]
+        return [GATE + self.tenant_id, self.tenant_id, _json(rows)]
 
-    def _send(self, cursor: Cursor, at: datetime) -> dict[str, Belief]:
+    def _send(self, cursor: Cursor, at: datetime) -> dict[str, Episode]:
         rows = self._rows()
         parts = tuple(name for name, found in rows.items() if found)
         raw = b"".join(body.delivery["body"] for body in self.bodies)
@@ -312,10 +304,9 @@ class Guess:
             cursor, _statement(parts), [*self._believed(), raw, at, *(_json(rows[name]) for name in parts)]
         )
         if answer[0][0] is not None:
-            return _believed([row[: 3 + len(STATE)] for row in answer])
-        version = answer[0][3 + len(STATE)]
+            return _believed([row[: 2 + len(STATE)] for row in answer])
         episodes = ((identity, track.latest) for identity, track in self.tracks.items() if track.episodes)
-        self.written = {identity: Belief(one.as_stored(), version) for identity, one in episodes if one}
+        self.written = {identity: one.as_stored() for identity, one in episodes if one}
         return {}
 
     def _rows(self) -> dict[str, list[dict[str, Any]]]:
@@ -334,7 +325,7 @@ class Guess:
                     row = new_row(identity, one) | {"source_id": by["source_id"], "adapter": by["adapter"]}
                     found["opened"].append(row)
                 else:
-                    found["changed"].append(_changed_row(one))
+                    found["changed"].append(_changed_row(self.beliefs[identity], one))
         start = 1
         for body in self.bodies:
             delivery = {name: body.delivery[name] for name in _DELIVERY}
@@ -361,8 +352,14 @@ class Guess:
             yield {"id": source_id} | {str(one): count[one] for one in Outcome}
 
 
-def _changed_row(episode: Episode) -> dict[str, Any]:
-    row = {name: getattr(episode, name) for name in CHANGING} | {"id": episode.id}
+def _believed_row(identity: str, episode: Episode | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"identity": identity}
+    return row | {"id": episode.id} | {name: vars(episode)[name] for name in DECIDING} if episode else row
+
+
+def _changed_row(believed: Episode, episode: Episode) -> dict[str, Any]:
+    row = {name: vars(episode)[name] for name in DECIDING}
+    row |= {"id": episode.id, "last_seen": episode.last_seen, "more": episode.occurrences - believed.occurrences}
     return row | {"evidence": episode.newest.evidence} if episode.newest else row
 
 
@@ -370,14 +367,13 @@ def _execute(cursor: Cursor, statement: str, values: list[Any]) -> list[Any]:
     return cursor.execute(statement, values, prepare=True).fetchall()
 
 
-def _believed(rows: list[Any]) -> dict[str, Belief]:
+def _believed(rows: list[Any]) -> dict[str, Episode]:
     """The answer of openremedy_differing. Raises NotPlain: a resolve has come before its firing."""
     found = {}
-    for identity, version, incident_id, *rest in rows:
-        if version is None:
+    for identity, incident_id, *rest in rows:
+        if incident_id is None:
             raise NotPlain
-        state = dict(zip(STATE, rest, strict=False))
-        found[identity] = Belief(Episode(id=incident_id, **state), version)
+        found[identity] = Episode(id=incident_id, **dict(zip(STATE, rest, strict=True)))
     return found
 
 
@@ -393,15 +389,15 @@ def _json(rows: list[Any]) -> str:
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives its constructor no types
 _DELIVERY = [column.name for column in table(Delivery).c if column.name != "body"]
 _PLAIN = "plain AS MATERIALIZED (SELECT WHERE NOT EXISTS (SELECT FROM differing))"
-_DIFFERING = "SELECT * FROM openremedy_differing($1, $2, string_to_array($3, ','), string_to_array($4, ',', ''))"
-_BODIES, _AT, _FIRST_ROWS = "$5::bytea", "$6::timestamptz", 7  # the bodies one behind the other
+_DIFFERING = "SELECT * FROM openremedy_differing($1, $2, $3::json)"
+_BODIES, _AT, _FIRST_ROWS = "$4::bytea", "$5::timestamptz", 6  # the bodies one behind the other
 
 
 @cache
 def _statement(parts: tuple[str, ...]) -> str:
-    """The statement with these of _PARTS, whose rows are its parameters from $7 on, in their order.
+    """The statement with these of _PARTS, whose rows are its parameters from $6 on, in their order.
 
-    Its answer is what differs, or one row of NULL that ends with the version of the rows that were written.
+    Its answer is what differs, or one row of NULL.
     """
     ctes = [f"differing AS MATERIALIZED ({_DIFFERING})", _PLAIN]
     ctes += [_PARTS[name].replace("$rows", f"${number}") for number, name in enumerate(parts, _FIRST_ROWS)]
@@ -411,10 +407,7 @@ def _statement(parts: tuple[str, ...]) -> str:
     ctes[-1] = ctes[-1].replace("$after", after)
     # What only selects is run if it is asked for.
     waits = ", (SELECT count(*) FROM changed)" if "changed" in parts else ""
-    return (
-        f"WITH {', '.join(ctes)} SELECT differing.*, pg_current_xact_id()::xid::text{waits}"
-        " FROM (SELECT) one LEFT JOIN differing ON true"
-    )
+    return f"WITH {', '.join(ctes)} SELECT differing.*{waits} FROM (SELECT) one LEFT JOIN differing ON true"
 
 
 def _typed(model: type[Base], names: Sequence[str]) -> str:
@@ -437,7 +430,7 @@ _PARTS = {
     f" substring({_BODIES} FROM start FOR size) FROM plain, json_to_recordset($rows)"
     f" AS r (start integer, size integer, {_typed(Delivery, _DELIVERY)}))",
     "opened": f"opened AS ({_insert(Incident, _OF_INCIDENT, [*NEW, 'source_id', 'adapter'])} RETURNING id)",
-    "changed": "changed AS MATERIALIZED (SELECT openremedy_change($rows) FROM plain)",
+    "changed": "changed AS MATERIALIZED (SELECT openremedy_add($rows) FROM plain)",
     "alerts": f"told AS ({_insert(AlertRecord, _OF_ALERT, [*ALERT, 'delivery_id'])})",
     "timeline": f"said AS ({_insert(TimelineEntry, {'tenant_id': '$2::bigint', 'at': _AT}, ENTRY)})",
     "source": f"heard AS (UPDATE sources SET last_seen_at = {_AT}, {_COUNTS} FROM plain, json_to_recordset($rows)"

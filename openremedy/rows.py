@@ -17,6 +17,8 @@ STATE = (
     "expires_at acknowledged_at resolved_at ended_by sender_ended latest"
 ).split()
 CHANGING = [name for name in STATE if name not in ("first_seen", "recent_starts")]
+# What the lifecycle decides by, of all that can change; the others only add up.
+DECIDING = [name for name in CHANGING if name not in ("occurrences", "last_seen")]
 
 
 @dataclass(frozen=True)
