@@ -307,16 +307,16 @@ def redo_provisional(engine: Engine, limit: int = 200) -> int:
     return len(ids)
 
 
-def waiting(engine: Engine, tenant_id: int | None = None) -> bool:
-    """Whether an incident could be claimed now: any, or one of this tenant."""
-    values = {"moment": now(), "tenant": tenant_id}
+def waiting(engine: Engine, tenant_id: int | None = None, beyond: int = 0) -> bool:
+    """Whether an incident could be claimed now: any, or one of this tenant; and more than `beyond` of them."""
+    values = {"moment": now(), "tenant": tenant_id, "beyond": beyond}
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
         return connection.execute(_waiting(tenant_id is not None), values).first() is not None
 
 
 @cache
 def _waiting(one_tenant: bool) -> Select[Any]:
-    return select(Incident.id).where(*_ready(one_tenant)).limit(1)
+    return select(Incident.id).where(*_ready(one_tenant)).limit(1).offset(bindparam("beyond", type_=Integer))
 
 
 # ---------------------------------------------------------------- causes

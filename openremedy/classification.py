@@ -267,17 +267,18 @@ class Classifier:
         """What fits into the free places, and into the spare ones if it is of a tenant that has little in hand. When
         the time is over only the latter, and that while calls go on which were begun in time.
         """
-        free = self._places - flying if late < 0 else 0
+        free = self.places - flying if late < 0 else 0
         if free > 0:
             return claims.claim(self._engine, min(free, BATCH), self._limits.lease, self._tenant_id)
-        spare = self._places // SPARE_SHARE
-        left = min(self._places + spare - flying, spare, BATCH)
+        spare = self.places // SPARE_SHARE
+        left = min(self.places + spare - flying, spare, BATCH)
         if left <= 0 or late >= (0 if ending else SPARE_SECONDS):
             return []
         return claims.claim(self._engine, left, self._limits.lease, self._tenant_id, most_in_hand=spare)
 
     @property
-    def _places(self) -> int:
+    def places(self) -> int:
+        """How many incidents it holds at once."""
         return self._limits.llm_concurrency if self._model else PLACES
 
     async def _begin(self, claimed: Sequence[Claim]) -> list[Work]:

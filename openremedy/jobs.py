@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from flask import current_app
 
-from openremedy import tryout
+from openremedy import claims, tryout
 from openremedy.classification import Classifier
 from openremedy.cookbook import from_json
 from openremedy.evaluation import confirmed
@@ -27,6 +27,8 @@ def classify_pending() -> None:
     runner: asyncio.Runner = current_app.extensions[RUNNER]
     waker = services().waker
     waker.woken()
+    if claims.waiting(db.engine, beyond=classifier.places):
+        waker.wake()  # more than one worker holds: of those that have nothing to do another one helps
     if runner.run(classifier.run()):
         waker.wake()
 

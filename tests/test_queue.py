@@ -187,6 +187,29 @@ def test_a_job_whose_time_is_over_queues_the_next_one(
     assert len(queued(redis)) == 1
 
 
+@ONE_DATABASE
+@pytest.mark.parametrize(("places", "jobs_queued"), [(2, 1), (3, 0)])
+def test_of_more_than_one_worker_can_hold_another_is_told(
+    app: Flask,
+    alice: Tenant,
+    waker: Waker,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    places: int,
+    jobs_queued: int,
+) -> None:
+    monkeypatch.setattr(app.extensions[KEY].waker, "wake", waker.wake)
+    monkeypatch.setattr("openremedy.classification.PLACES", places)
+    for host in "abc":
+        alice.alert(hostname=host)
+    until(lambda: queued(redis), "the first alert has queued a job")
+    time.sleep(0.3)  # the others are told as well
+    redis.flushall()
+    run_job(app)
+    assert len(queued(redis)) == jobs_queued
+    assert {one["classification"] for one in alice.incidents()} == {"done"}
+
+
 # ---------------------------------------------------------------- the worker's own settings
 
 
