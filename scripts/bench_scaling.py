@@ -195,6 +195,7 @@ class Arrangement(Stage):
     def __init__(self, folder: Path, database: str, redis: str) -> None:
         super().__init__(f"http://{HOSTS['proxy'][0]}")
         self.database = database
+        self.redis = redis
         self.hosts = Hosts(folder, driver(database), redis, Fernet.generate_key().decode())
         self.hosts.url = self.url
         self.hosts.environment |= {
@@ -215,6 +216,11 @@ class Arrangement(Stage):
 
     def whole(self) -> None:
         self.staff(web=2, workers=2)
+
+    def signal(self, number: signal.Signals, names: list[str]) -> None:
+        """To these processes and whatever they have started."""
+        for name in names:
+            os.killpg(self.hosts.processes[name].pid, number)
 
     def staff(self, web: int, workers: int) -> None:
         """So many hosts of each kind run."""
@@ -264,12 +270,18 @@ NUMBERS = itertools.count(1)
 
 
 def decided(one: Arrangement, workers: int, incidents: int) -> float:
-    """Verdicts a second by words alone with so many worker hosts, from the first to the last."""
+    """Verdicts a second by words alone with so many worker hosts, which stand still until all incidents wait."""
     one.staff(web=1, workers=0)
     slug = f"tenant-{next(NUMBERS)}"  # of its own: what says the same takes over what another was told
     one.flask("tenant", "create", slug)
     one.flask("recipe", "import", slug, "config/recipes.yaml")
     token = one.flask("source", "add", slug, "alertmanager")["token"]
+    with Client.from_url(one.redis) as redis:
+        redis.flushall()  # it remembers workers that were killed
+        one.staff(web=1, workers=workers)
+        services.until(lambda: redis.scard("rq:workers") == workers, "the workers wait for a job", 60)
+    names = [f"worker-{number + 1}" for number in range(workers)]
+    one.signal(signal.SIGSTOP, names)
     entries = verdicts.alerts(incidents)
     for start in range(0, incidents, installation.BODY):
         answer = requests.post(
@@ -279,8 +291,9 @@ def decided(one: Arrangement, workers: int, incidents: int) -> float:
             timeout=60,
         )
         answer.raise_for_status()
-    one.staff(web=1, workers=workers)
-    query = """SELECT count(*), extract(epoch FROM max(v.created_at) - min(v.created_at))::float8
+    began = time.time()
+    one.signal(signal.SIGCONT, names)
+    query = """SELECT count(*), extract(epoch FROM max(v.created_at))::float8
         FROM verdicts v JOIN tenants t ON t.id = v.tenant_id WHERE t.slug = %s"""
     with psycopg.connect(one.database, autocommit=True) as database:
 
@@ -288,8 +301,8 @@ def decided(one: Arrangement, workers: int, incidents: int) -> float:
             return database.execute(query, [slug]).fetchone() or (0, 0.0)
 
         services.until(lambda: time.sleep(0.5) or found()[0] >= incidents, "all verdicts", 300)
-        count, seconds = found()
-    return count / seconds
+        count, last = found()
+    return count / (last - began)
 
 
 def lost_host(name: str) -> Any:
