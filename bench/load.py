@@ -54,12 +54,22 @@ class BrokenLoad(Exception):
     """A run that says nothing: an answer was no success, or there was nothing left to send."""
 
 
-def as_fast_as_possible(url: str, file: Path, seconds: float, connections: int = CONNECTIONS) -> Load:
+def as_fast_as_possible(url: str, file: Path, seconds: float, connections: int | None = None) -> Load:
     """Post the prepared requests over a few connections, each as soon as the last is answered. Raises BrokenLoad."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s", "-s", str(SCRIPT), url]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections or CONNECTIONS}",
+        f"-d{seconds:.0f}s",
+        "--timeout",
+        "30s",
+        "-s",
+        str(SCRIPT),
+        url,
+    ]
     done = subprocess.run([*command, "--", str(file)], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    if found["refused"] or found["broken"] or found["short"]:
+    if found["refused"] or found["broken"] or found["short"] or not found["requests"]:
         raise BrokenLoad(f"{url}: {found}")
     return Load(found["requests"], found["micros"] / 1e6, found["p50"] / 1e3, found["p99"] / 1e3)
 
