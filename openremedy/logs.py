@@ -41,7 +41,7 @@ def configure(log_format: str) -> None:
     for noisy in ("httpx2", "httpcore2", "openai", "alembic.runtime"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, *exceptions, renderer],
+        processors=[_audible, *shared, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         # Ours do not pass through the logging module, which takes three times as long as all the rest.
         logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # it writes and flushes
@@ -71,6 +71,13 @@ def begin(**facts: Any) -> None:
 def note(**facts: Any) -> None:
     """Put facts on every line of this request that comes from here on; its last one is always written."""
     _facts.set(_facts.get() | facts)
+
+
+def _audible(_logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What logging.disable() hushes is hushed here too."""
+    if logging.root.manager.disable >= getattr(logging, method.upper(), logging.ERROR):
+        raise structlog.DropEvent
+    return event
 
 
 def _of_request(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

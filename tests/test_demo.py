@@ -125,7 +125,7 @@ def played(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         logging.getLogger().removeHandler(kept)
     assert done.exit_code == 0, done.output
     assert done.stdout.count("\n") == 1
-    yield Played(app, began, json.loads(done.stdout), other, "\n".join(kept.lines), made)
+    yield Played(app, began, json.loads(done.stdout), other, "\n".join([*kept.lines, done.stderr]), made)
     with app.app_context():
         services().tally.stop()
         db.session.remove()

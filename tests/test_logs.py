@@ -146,6 +146,19 @@ def test_a_log_that_cannot_be_written_refuses_no_alert(alice: Tenant, monkeypatc
     assert alice.send(BODY).status_code == 202
 
 
+def test_what_is_hushed_is_silent_and_errors_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = speak("json")
+    logging.disable(logging.WARNING)
+    try:
+        logger.warning("quiet.please")
+        logger.error("not.this")
+    finally:
+        logging.disable(logging.NOTSET)
+    logger.info("heard.again")
+    log = capsys.readouterr().err
+    assert [word in log for word in ("quiet.please", "not.this", "heard.again")] == [False, True, True]
+
+
 def test_json_lines_are_json_with_their_request(
     capsys: pytest.CaptureFixture[str], make_app: MakeApp, settings: Settings, alice: Tenant
 ) -> None:
