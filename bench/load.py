@@ -56,17 +56,8 @@ class BrokenLoad(Exception):
 
 def as_fast_as_possible(url: str, file: Path, seconds: float, connections: int | None = None) -> Load:
     """Post the prepared requests over a few connections, each as soon as the last is answered. Raises BrokenLoad."""
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{connections or CONNECTIONS}",
-        f"-d{seconds:.0f}s",
-        "--timeout",
-        "30s",
-        "-s",
-        str(SCRIPT),
-        url,
-    ]
+    command = ["wrk", "-t1", f"-c{connections or CONNECTIONS}", f"-d{seconds:.0f}s", "--timeout", "30s"]
+    command += ["-s", str(SCRIPT), url]
     done = subprocess.run([*command, "--", str(file)], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     if found["refused"] or found["broken"] or found["short"] or not found["requests"]:

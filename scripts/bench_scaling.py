@@ -318,7 +318,7 @@ def lost_host(name: str) -> Any:
 @contextmanager
 def arranged(folder: Path) -> Iterator[Arrangement]:
     """The hosts with their programs, and two tenants."""
-    programs = services._postgres_programs() or services.missing("PostgreSQL", "apt-get install postgresql")
+    programs = services.postgres_programs() or services.missing("PostgreSQL", "apt-get install postgresql")
     redis_server = shutil.which("redis-server") or services.missing("redis-server", "apt-get install redis-server")
     with (
         lan(),
@@ -327,7 +327,7 @@ def arranged(folder: Path) -> Iterator[Arrangement]:
     ):
         database = Database(pg, programs, durable=True)
         database.initialise()
-        with services._running(database):
+        with services.started(database):
             one = Arrangement(folder, database.create_database("openremedy"), redis.url)
             try:
                 one.command("db", "upgrade")

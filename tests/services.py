@@ -425,7 +425,7 @@ def running(make: Callable[[Path], Server]) -> Iterator[Any]:
     """A server made for a folder of its own, started and stopped again."""
     with own_folder("server") as folder:
         server = make(folder)
-        with _running(server):
+        with started(server):
             yield server
 
 
@@ -435,13 +435,13 @@ def postgres(durable: bool = False, disk_mb: int | None = None) -> Iterator[Post
 
     `disk_mb`: on a file system of its own with so much room, which only root can make.
     """
-    programs = _postgres_programs()
+    programs = postgres_programs()
     if not programs:
         missing("PostgreSQL", "the tests on a real PostgreSQL; on Debian and Ubuntu: apt-get install postgresql")
     with own_folder("pg") as folder, _disk(folder, disk_mb):
         server = PostgresServer(folder, programs, durable)
         server.initialise()
-        with _running(server):
+        with started(server):
             yield server
 
 
@@ -465,12 +465,12 @@ def redis() -> Iterator[RedisServer]:
         missing("redis-server", "apt-get install redis-server")
     with own_folder("redis") as folder:
         server = RedisServer(folder, program or str(get_binary_path()))
-        with _running(server):
+        with started(server):
             yield server
 
 
 @contextlib.contextmanager
-def _running(server: Server) -> Iterator[None]:
+def started(server: Server) -> Iterator[None]:
     try:
         server.start()
         yield
@@ -485,7 +485,7 @@ def own_folder(name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _postgres_programs() -> Path | None:
+def postgres_programs() -> Path | None:
     """The folder of initdb and postgres: the newest where Debian keeps them, else the one in PATH."""
     kept = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
     found = shutil.which("initdb")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Found:
         return not (self.lost or self.doubled or self.strayed or self.waiting or self.undocumented or self.remarks)
 
 
-class Stage:
+class Stage(ABC):
     """An installation to break, and what its users see of it; how it is started is its kind's business."""
 
     rate = RATE
@@ -85,12 +86,13 @@ class Stage:
         self.alertmanager: Alertmanager | None = None
         self.numbers = itertools.count(1)
 
+    @abstractmethod
     def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
         """What a command prints as JSON."""
-        raise NotImplementedError
 
     def whole(self) -> None:
-        """Start what a round has left dead."""
+        """Start what a round has left dead, where nothing else does."""
+        return
 
     def furnish(self) -> None:
         """Make two tenants and their sources."""
