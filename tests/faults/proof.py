@@ -45,12 +45,6 @@ MECHANISMS = (
         "doubled",
     ),
     Mechanism(
-        "the sweep wakes a worker",
-        (("openremedy/maintenance.py", "if claims.waiting(engine):", "if False:"),),
-        "Redis stopped",
-        "waiting",
-    ),
-    Mechanism(
         "a lost worker's incidents come free",
         (
             (
