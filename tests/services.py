@@ -152,13 +152,15 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers, the nastiest of failures."""
-        for pid in self._family():
-            os.kill(pid, signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: int) -> None:
         for pid in self._family():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # a child of the moment: Redis saves in one
+                os.kill(pid, number)
 
     def _family(self) -> list[int]:
         return [self.pid, *children(self.pid)]
