@@ -182,6 +182,13 @@ class Proxy(services.Server):
 class Hosts(Stack):
     """Its processes are each on the host of their name."""
 
+    start_wait = 90.0  # seconds; a host has a third of a processor
+
+    def _answers(self, name: str) -> bool:
+        with suppress(requests.RequestException):
+            return requests.get(f"http://{HOSTS[name][0]}:{PORT}/healthz", timeout=2).ok
+        return False
+
     def _command(self, name: str) -> list[str]:
         command = super()._command(name)
         if name.startswith("web"):
@@ -233,17 +240,8 @@ class Arrangement(Stage):
         for name in missing:
             self.hosts.processes.pop(name, None)
             self.hosts.start(name)
-        for name in missing:
-            if name.startswith("web"):
-                services.until(lambda name=name: _answers(name), f"{name} answers", 90)
         if missing:
             time.sleep(SETTLED)
-
-
-def _answers(name: str) -> bool:
-    with suppress(requests.RequestException):
-        return requests.get(f"http://{HOSTS[name][0]}:{PORT}/healthz", timeout=2).ok
-    return False
 
 
 # ---------------------------------------------------------------- what is measured

@@ -369,6 +369,31 @@ class Prometheus(Server):
         return _ready(f"http://127.0.0.1:{self.port}/-/ready")
 
 
+class Proxy(Server):
+    """nginx with the file of the documentation, its addresses replaced by `webs` (ports of loopback)."""
+
+    stop_signal = signal.SIGQUIT
+    documented = Path(__file__).parent.parent / "docs/scaling/nginx.conf"
+
+    def __init__(self, folder: Path, webs: tuple[int, int]) -> None:
+        super().__init__(folder)
+        self.url = f"http://127.0.0.1:{self.port}"
+        text = self.documented.read_text().replace("listen 80;", f"listen 127.0.0.1:{self.port};")
+        for host, port in zip(("10.77.0.11:8000", "10.77.0.12:8000"), webs, strict=True):
+            text = text.replace(host, f"127.0.0.1:{port}")
+        (folder / "nginx.conf").write_text(text)
+        folder.chmod(0o755)  # its workers are another account's, and keep large bodies in here
+
+    def command(self) -> list[str]:
+        return [_program("nginx"), "-p", str(self.folder), "-c", "nginx.conf", "-g", "daemon off;"]
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=2).close()
+            return True
+        return False
+
+
 class IdentityProvider(Server):
     """A real OpenID Connect provider (tests/oidc) with its own sign-in form: any password will do.
 

@@ -15,7 +15,7 @@ import requests
 
 from cast import DISK_FULL, sign
 from openremedy.tether import die_with_parent
-from services import free_port, until
+from services import START_WAIT, free_port, until
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,8 +23,11 @@ ROOT = Path(__file__).parent.parent
 class Stack:
     """Processes of one installation. Each ends with the test, also with a killed one."""
 
+    start_wait = START_WAIT
+
     def __init__(self, folder: Path, database_url: str, redis_url: str, encryption_key: str) -> None:
         self.port = free_port()
+        self.ports: dict[str, int] = {}  # of a further web process by its name; the others have `port`
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -58,20 +61,21 @@ class Stack:
                 preexec_fn=die_with_parent,
             )
             log.close()
-        if "web" in names:
-            until(self._answers, "the web process answers")
+        for name in names:
+            if name.startswith("web"):
+                until(lambda name=name: self._answers(name), f"{name} answers", self.start_wait)
 
     def _command(self, name: str) -> list[str]:
         if name.startswith("web"):
             return [
                 *(sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.conf.py"),
-                *("--bind", f"127.0.0.1:{self.port}", "wsgi:app"),
+                *("--bind", f"127.0.0.1:{self.ports.get(name, self.port)}", "wsgi:app"),
             ]
         return [sys.executable, "-m", "flask", "--app", "wsgi", name.split("-")[0]]
 
-    def _answers(self) -> bool:
+    def _answers(self, name: str) -> bool:
         try:
-            return requests.get(f"{self.url}/healthz", timeout=2).ok
+            return requests.get(f"http://127.0.0.1:{self.ports.get(name, self.port)}/healthz", timeout=2).ok
         except requests.RequestException:
             return False
 

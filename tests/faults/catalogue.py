@@ -4,10 +4,13 @@ A function ends with the fault. What it leaves dead is started again by the scen
 """
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import requests
 from redis import Redis
 
 import services
-from faults.scene import WORKERS, Embedded, Scene, Stage
+from cast import sign
+from faults import attacks
+from faults.scene import WAITING, WORKERS, Embedded, Scene, Stage
+from stack import ROOT
 
 HELD = 5.0  # seconds that most faults last
 
@@ -285,6 +292,40 @@ def _no_worker(scene: Scene) -> None:
     time.sleep(HELD)
 
 
+POISON = "an alert that kills"
+POISONED_FOR = 400  # seconds; three attempts, each with its lease and its sweep
+
+
+@fault("an incident that kills every worker that asks the model about it")
+def _poison(scene: Scene) -> list[str]:
+    """Whoever holds it dies with whatever else it holds; the others' must not share its end."""
+    alice = scene.tenants[0]
+    body = {"hostname": "poison-01", "incident_type": "custom", "evidence": {"summary": POISON}}
+    raw = json.dumps(body).encode()
+    headers = {"X-OpenRemedy-Signature": sign(alice.secret, raw), "Content-Type": "application/json"}
+    scene.model.control({"delay": 1, "reset": True})
+    answer = requests.post(f"{scene.url}/api/v1/webhooks/alerts/{alice.slug}", raw, headers=headers, timeout=30)
+    asked = 0
+    deadline = time.monotonic() + POISONED_FOR
+    while (found := _read(scene, answer.json()["incident_id"]))["classification"] in WAITING:
+        if time.monotonic() > deadline:
+            return [f"it still waits after {asked} workers died of it"]
+        if sum(POISON in json.dumps(one) for one in scene.model.requests) > asked:
+            asked += 1
+            for name in WORKERS:
+                scene.stack.kill(name)
+                scene.revive(name)
+        time.sleep(0.2)
+    return [] if asked > 1 else [f"it killed nobody and is {found['classification']}"]
+
+
+def _read(scene: Scene, incident_id: str) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {scene.tenants[0].token}"}
+    answer = requests.get(f"{scene.url}/api/v1/incidents/{incident_id}", headers=headers, timeout=30)
+    found: dict[str, Any] = answer.json()
+    return found
+
+
 @fault("scheduler killed (-9)")
 def _scheduler_killed(scene: Scene) -> None:
     scene.stack.kill("scheduler")
@@ -461,6 +502,106 @@ def _disk_full(scene: Scene) -> None:
         time.sleep(3 * HELD)
     finally:
         filler.unlink()
+
+
+# ---------------------------------------------------------------- behind the documented proxy
+
+
+@fault("nginx: none", stage="nginx")
+def _none_behind_nginx(_scene: Scene) -> None:
+    time.sleep(HELD)
+
+
+@fault("nginx: 5,000 connections that say nothing", stage="nginx")
+def _idle_connections(scene: Scene) -> None:
+    with attacks.idle(scene.url, 5_000):
+        time.sleep(3 * HELD)
+
+
+@fault("nginx: 500 senders of a byte a second", stage="nginx", short=True)
+def _slow_senders(scene: Scene) -> None:
+    attacks.dribble(scene.url, 500, 3 * HELD)
+
+
+@fault("nginx: a flood of headers", stage="nginx")
+def _flood_of_headers(scene: Scene) -> list[str]:
+    return attacks.flood(scene.url, attacks.headers(), 2 * HELD)
+
+
+@fault("nginx: a flood of bodies, of known and of unknown length", stage="nginx")
+def _flood_of_bodies(scene: Scene) -> list[str]:
+    return attacks.flood(scene.url, attacks.bodies(), 2 * HELD)
+
+
+@fault("nginx: a flood of compressed bombs, rightly signed", stage="nginx")
+def _flood_of_bombs(scene: Scene) -> list[str]:
+    return attacks.flood(scene.url, attacks.bombs(scene.tenants[0]), 2 * HELD)
+
+
+@fault("nginx: a flood of bodies that no parser likes, rightly signed", stage="nginx")
+def _flood_of_nonsense(scene: Scene) -> list[str]:
+    return attacks.flood(scene.url, attacks.nonsense(scene.tenants[0]), 2 * HELD)
+
+
+@fault("nginx: a flood of wrong signatures", stage="nginx")
+def _flood_of_signatures(scene: Scene) -> list[str]:
+    return attacks.flood(scene.url, attacks.forged(scene.tenants[0]), 2 * HELD)
+
+
+@fault("nginx: one of two webs killed (-9)", stage="nginx", may_refuse=True)
+def _one_web_killed(scene: Scene) -> None:
+    scene.stack.kill("web-2")
+    time.sleep(HELD)
+
+
+@fault("nginx: one of two webs frozen", stage="nginx", may_refuse=True)
+def _one_web_hung(scene: Scene) -> None:
+    pid = scene.stack.processes["web-2"].pid
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        time.sleep(3 * HELD)
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+
+
+@fault("nginx: a new migration, then webs, workers and scheduler one after another", stage="nginx", may_refuse=True)
+def _rolling_restart(scene: Scene) -> list[str]:
+    """As the release notes say: the schema first, then one process at a time in good order."""
+    with tempfile.TemporaryDirectory() as name:
+        migrations = Path(name) / "migrations"
+        shutil.copytree(ROOT / "migrations", migrations)
+        newest = sorted(migrations.glob("versions/0*.py"))[-1].name.split("_")[0]
+        (migrations / "versions/9999_next.py").write_text(NEXT_MIGRATION.format(newest))
+        scene.command("db", "upgrade", "--directory", str(migrations))
+        codes = {}
+        for process in scene.names:
+            codes[process] = scene.stack.end(process)
+            scene.stack.start(process)
+            time.sleep(1)
+        scene.command("db", "downgrade", "--directory", str(migrations))
+    return [f"{process} ended with {code}" for process, code in codes.items() if code]
+
+
+# What the next release might do: the present code serves while it runs and after it.
+NEXT_MIGRATION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "9999"
+down_revision = "{0}"
+
+
+def upgrade():
+    op.execute("SET lock_timeout = '5s'")
+    op.add_column("incidents", sa.Column("of_the_next_release", sa.Text()))
+    op.add_column("deliveries", sa.Column("of_the_next_release", sa.Integer(), server_default="1", nullable=False))
+
+
+def downgrade():
+    op.execute("SET lock_timeout = '5s'")
+    op.drop_column("incidents", "of_the_next_release")
+    op.drop_column("deliveries", "of_the_next_release")
+"""
 
 
 # ---------------------------------------------------------------- SQLite

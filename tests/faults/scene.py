@@ -33,6 +33,8 @@ LLM_TIMEOUT = 5  # seconds; a lost worker's incidents are free half a minute lat
 WAITING = ("pending", "classifying")
 WORKERS = ("worker-1", "worker-2")
 PROCESSES = ("web", *WORKERS, "scheduler")
+# What may be answered while something is broken; an alert of ours is never at fault.
+DOCUMENTED = (202, 503)
 ADAPTERS = ("alertmanager", "grafana", "datadog")
 
 ROUTING = """
@@ -79,6 +81,7 @@ class Stage(ABC):
     """An installation to break, and what its users see of it; how it is started is its kind's business."""
 
     rate = RATE
+    documented: tuple[int, ...] = DOCUMENTED
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -171,7 +174,7 @@ class Stage(ABC):
             doubled=sorted(set(doubled)),
             strayed=strayed,
             waiting=len(waiting),
-            undocumented=record.undocumented,
+            undocumented=record.undocumented(self.documented),
             answers=dict(record.answers),
             taken_after=record.first_after - record.marked if record.first_after else None,
             recovered_after=time.monotonic() - ended,
@@ -212,6 +215,7 @@ class Scene(Stage):
         self.stack = Stack(folder, url, redis.url, Fernet.generate_key().decode())
         super().__init__(self.stack.url)
         self.folder = folder
+        self.names = PROCESSES  # what runs
         self.postgres: PostgresServer | None = None
         self.database = ""  # for its administrator
         self.standby_port = 0
@@ -245,7 +249,7 @@ class Scene(Stage):
             if server.process is None or server.process.poll() is not None:
                 server.process = None
                 server.start()
-        for name in PROCESSES:
+        for name in self.names:
             self.revive(name)
         self.model.control({"behaviour": "good", "delay": 0})
 
@@ -302,6 +306,23 @@ def on_postgresql() -> Iterator[Scene]:
             alice = one.tenants[0]
             text = ROUTING.format(url=one.url, slug=alice.slug, token=alice.tokens["alertmanager"])
             with services.running(lambda place: Alertmanager(place, text)) as one.alertmanager:
+                yield one
+
+
+@contextmanager
+def behind_nginx() -> Iterator[Scene]:
+    """Two webs behind the documented proxy, which is all that its senders see."""
+    with services.postgres(durable=True) as postgres, _beside() as (folder, redis, model):
+        database = postgres.create_database("openremedy")
+        one = Scene(folder, driver(database), redis, model)
+        one.postgres, one.database = postgres, database
+        one.names, one.stack.ports["web-2"] = (*PROCESSES, "web-2"), services.free_port()
+        one.stack.environment["OPENREMEDY_PROXY_COUNT"] = "1"
+        one.documented = (*DOCUMENTED, 502, 504)  # the proxy's own, where a web went with a request in its hands
+        webs = (one.stack.port, one.stack.ports["web-2"])
+        with services.running(lambda place: services.Proxy(place, webs)) as proxy:
+            one.url = proxy.url
+            with _started(one):
                 yield one
 
 
@@ -363,6 +384,7 @@ def _started(one: Scene) -> Iterator[None]:
 
 STAGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "PostgreSQL": on_postgresql,
+    "nginx": behind_nginx,
     "a small disk": on_a_small_disk,
     "SQLite": on_sqlite,
     "make run": embedded,

@@ -17,7 +17,6 @@ TIMEOUT = 20  # seconds a sender waits for an answer
 PATIENCE = 120  # seconds a sender goes on trying
 PAUSE = 1.0  # seconds between two tries
 REPEATED = 7  # every so many is sent a second time
-DOCUMENTED = (202, 503)  # what may be answered while something is broken; an alert of ours is never at fault
 
 
 @dataclass
@@ -36,10 +35,9 @@ class Record:
         """Tries that were not accepted."""
         return self.answers.total() - self.answers["202"]
 
-    @property
-    def undocumented(self) -> dict[str, int]:
+    def undocumented(self, documented: tuple[int, ...]) -> dict[str, int]:
         """Answers that no fault excuses."""
-        allowed = {str(status) for status in DOCUMENTED}
+        allowed = {str(status) for status in documented}
         return {name: count for name, count in self.answers.items() if name.isdigit() and name not in allowed}
 
 
