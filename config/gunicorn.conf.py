@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from typing import Any
 
+from gunicorn.http import parser
+
 from config import SettingsError, load
 
 # Threads, because a sender that opens a connection and says nothing would stall a sync worker: two of them stop two
@@ -21,6 +23,11 @@ graceful_timeout = 15
 # Seconds. An idle connection holds no thread. Longer than most tools pause between two notifications, because one that
 # we close at the moment the next is posted on it fails, and some tools do not try again.
 keepalive = 75
+
+# What is left of a refused body is read (for five seconds at most) before the connection is used again. Of more than
+# this gunicorn would break the connection: a proxy that still sends takes us for dead, does not hear the answer, and
+# asks nobody any more for a while. Gunicorn has no setting for it; tests/test_wire.py sees whether it still works.
+parser._DRAIN_MAX_BYTES = 16 << 20
 
 # Each worker makes its own pools and clients: nothing connected is shared over a fork.
 preload_app = False

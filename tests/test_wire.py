@@ -131,6 +131,18 @@ def test_a_declared_length_over_the_limit_is_413_before_the_body_is_there(server
     assert error(answer)["code"] == "too_large"
 
 
+@pytest.mark.parametrize(("target", "answered"), [(PATH, 413), ("/healthz", 405), ("/nowhere", 404)])
+def test_who_sends_everything_before_it_listens_hears_the_refusal_and_may_go_on(
+    server: Stack, target: str, answered: int
+) -> None:
+    """As nginx does: a connection that breaks while it sends is a dead host to it, and the hosts are soon all dead."""
+    raw = b" " * 6_000_000
+    with connect(server) as connection:
+        for _ in range(3):
+            connection.sendall(head(f"Content-Length: {len(raw)}", target=target, close=False) + raw)
+            assert status(hear(connection, whole=False)) == answered
+
+
 @pytest.mark.parametrize(
     "body",
     [
