@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from faults.__main__ import HEAD, TABLE
 from faults.catalogue import FAULTS
 from faults.proof import MECHANISMS, Mechanism
 from faults.scene import STAGES
@@ -17,6 +18,15 @@ def test_there_are_forty_faults_and_each_has_a_name_and_a_stage_of_its_own() -> 
     assert len({one.name for one in FAULTS}) == len(FAULTS) >= 40
     assert {one.stage for one in FAULTS} == set(STAGES)
     assert 5 <= sum(one.short for one in FAULTS) <= 10
+
+
+def test_the_table_of_the_documentation_has_every_fault_and_nothing_was_lost_or_doubled() -> None:
+    table = (ROOT / "docs/reliability.md").read_text().partition(TABLE)[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert tuple(rows[0]) == HEAD
+    assert [row[0] for row in rows[2:]] == [one.name for stage in STAGES for one in FAULTS if one.stage == stage]
+    assert sum(int(row[1]) for row in rows[2:]) >= 20_000
+    assert {(row[4], row[5]) for row in rows[2:]} == {("0", "0")}
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda one: one.name)

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,6 +20,7 @@ from faults.proof import proven  # noqa: E402
 from faults.scene import STAGES, Found  # noqa: E402
 
 HEAD = ("fault", "sent", "202", "refused", "lost", "doubled", "next 202", "all decided")
+TABLE = "## What came of each fault"  # the last part of docs/reliability.md
 
 
 def main() -> int:
@@ -28,6 +30,7 @@ def main() -> int:
     parser.add_argument("--prove", action="store_true", help="switch mechanisms off and see that it is seen")
     parser.add_argument("--only", default="", help="those with this in their name")
     parser.add_argument("--out", type=Path, default=Path("faults.json"))
+    parser.add_argument("--table", type=Path, help="a page whose table becomes this one: docs/reliability.md")
     options = parser.parse_args()
     if options.prove:
         blind = proven(options.only)
@@ -37,11 +40,11 @@ def main() -> int:
     began = time.monotonic()
     found = rounds(chosen)
     options.out.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
-    sent, lost = sum(one.sent for one in found), sum(len(one.lost) for one in found)
-    print(
-        f"{len(found)} rounds, {sent} alerts, {lost} lost, {sum(len(one.doubled) for one in found)} doubled,"
-        f" {time.monotonic() - began:.0f} s"
-    )
+    said = summary(found, time.monotonic() - began)
+    print(said)
+    if options.table:
+        page = options.table.read_text()
+        options.table.write_text(page[: page.index(TABLE)] + "\n".join((TABLE, "", *table(found, said))) + "\n")
     broken = [one for one in found if not one.holds]
     for one in broken:
         print(f"BROKEN {one.fault}: {asdict(one)}")
@@ -50,7 +53,7 @@ def main() -> int:
 
 def rounds(chosen: list[Fault]) -> list[Found]:
     """One after another, those of a stage in one installation, each printed as it ends."""
-    print(f"{HEAD[0]:68}{HEAD[1]:>6}{HEAD[2]:>6}{HEAD[3]:>9}{HEAD[4]:>6}{HEAD[5]:>9}{HEAD[6]:>10}{HEAD[7]:>13}")
+    print(f"{HEAD[0]:85}{HEAD[1]:>6}{HEAD[2]:>6}{HEAD[3]:>9}{HEAD[4]:>6}{HEAD[5]:>9}{HEAD[6]:>10}{HEAD[7]:>13}")
     found = []
     for name, stage in STAGES.items():
         there = [one for one in chosen if one.stage == name]
@@ -61,13 +64,33 @@ def rounds(chosen: list[Fault]) -> list[Found]:
     return found
 
 
+def cells(one: Found) -> tuple[str, ...]:
+    """What stands under HEAD."""
+    counts = (one.sent, one.accepted, one.refused, len(one.lost), len(one.doubled))
+    taken = "-" if one.taken_after is None else f"{one.taken_after:.1f} s"
+    return (one.fault, *map(str, counts), taken, f"{one.recovered_after:.1f} s")
+
+
 def row(one: Found) -> str:
     """A line of the table."""
-    taken = "-" if one.taken_after is None else f"{one.taken_after:.1f} s"
-    return (
-        f"{one.fault:68}{one.sent:6}{one.accepted:6}{one.refused:9}{len(one.lost):6}{len(one.doubled):9}{taken:>10}"
-        f"{one.recovered_after:11.1f} s{'' if one.holds else '  BROKEN'}"
-    )
+    name, *rest = cells(one)
+    widths = (6, 6, 9, 6, 9, 10, 13)
+    told = "".join(f"{cell:>{width}}" for cell, width in zip(rest, widths, strict=True))
+    return f"{name:85}{told}{'' if one.holds else '  BROKEN'}"
+
+
+def summary(found: list[Found], seconds: float) -> str:
+    """One line of all of it."""
+    sent = sum(one.sent for one in found)
+    lost, doubled = sum(len(one.lost) for one in found), sum(len(one.doubled) for one in found)
+    return f"{len(found)} rounds, {sent:,} alerts, {lost} lost, {doubled} doubled, {seconds:.0f} s"
+
+
+def table(found: list[Found], said: str) -> list[str]:
+    """The whole of it as Markdown."""
+    rows = (HEAD, ("---",) * len(HEAD), *(cells(one) for one in found))
+    today = datetime.now(UTC).date().isoformat()
+    return [f"`make faults` on {today}: {said}.", "", *("| " + " | ".join(one) + " |" for one in rows)]
 
 
 if __name__ == "__main__":
