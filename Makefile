@@ -98,6 +98,10 @@ bench-scaling: $(VENV)/installed-dev ## Two web and two worker hosts behind ngin
 faults: $(VENV)/installed-dev ## Break everything that can break under load and look what is lost; T=--short takes 5 minutes, all 30
 	PYTHONPATH=tests $(BIN)/python -m faults $(T)
 
+.PHONY: upgrade-check
+upgrade-check: $(VENV)/installed-dev ## The release before serves while the schema moves on, then gives way (2 minutes)
+	PYTHONPATH=tests $(BIN)/python -m faults.upgrade
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install
