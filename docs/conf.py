@@ -1,7 +1,9 @@
 """How Sphinx renders the pages: the Markdown files as they are in the repository, links between them included."""
 
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -36,3 +38,14 @@ html_title = f"OpenRemedy {release}"
 html_last_updated_fmt = None
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def _screenshots(app: Any, error: Exception | None) -> None:
+    """The pictures of the README stand in a table of HTML, which Sphinx does not look into."""
+    if error is None:
+        shutil.copytree(ROOT / "docs/screenshots", Path(app.outdir) / "docs/screenshots", dirs_exist_ok=True)
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("build-finished", _screenshots)
