@@ -66,6 +66,10 @@ contracts: $(VENV)/installed-dev ## Who may import whom (import-linter)
 .PHONY: check
 check: lint types contracts ## lint, types and contracts
 
+.PHONY: docs
+docs: $(VENV)/docs/installed ## Render the documentation into build/docs; a broken link is an error
+	$(VENV)/docs/bin/sphinx-build -W --keep-going -q -c docs . build/docs
+
 .PHONY: fixtures
 fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read them before committing
 	$(BIN)/python tests/golden.py
@@ -117,6 +121,7 @@ lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, 
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) requirements-train.in -o requirements-train.txt
 	$(COMPILE) requirements-bench.in -o requirements-bench.txt
+	$(COMPILE) requirements-docs.in -o requirements-docs.txt
 
 .PHONY: clean
 clean: ## Remove .venv and caches; never your data
@@ -151,6 +156,12 @@ $(VENV)/alerta/installed: $(BIN)/pip requirements-bench.txt
 	@echo "Installing what the benchmark compares with into $(VENV)/alerta: half a minute, once."
 	$(PYTHON) -m venv --clear $(VENV)/alerta
 	$(VENV)/alerta/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-bench.txt
+	@touch $@
+
+$(VENV)/docs/installed: $(BIN)/pip requirements-docs.txt
+	@echo "Installing what renders the documentation into $(VENV)/docs: a few seconds, once."
+	$(PYTHON) -m venv --clear $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-docs.txt
 	@touch $@
 
 $(OIDC)/node_modules/installed: $(OIDC)/package-lock.json

@@ -313,7 +313,7 @@ def test_every_program_that_the_makefile_is_said_to_have_is_there() -> None:
 
 
 def test_every_decision_is_half_a_page_in_the_same_order() -> None:
-    records = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    records = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
     for number, path in enumerate(records, 1):
         text = path.read_text()
         assert path.name.startswith(f"{number:04}-")
