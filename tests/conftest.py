@@ -36,6 +36,7 @@ from openremedy.services import services
 # With --import-mode=importlib the folder of a test is not importable by itself.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import leaks
 from cast import Member, Tenant
 from databases import Shelf
 from services import PostgresServer, RedisServer, postgres, redis, report_not_run
@@ -66,6 +67,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def _push_request_context() -> None:
     """Replace pytest-flask's own: inside its context all requests of a test would share one `g`."""
+
+
+# ---------------------------------------------------------------- nothing that is put out has a secret in it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watched() -> Iterator[None]:
+    with leaks.watching():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_is_put_out() -> Iterator[None]:
+    """First of all fixtures, so that what the others put out at their end is seen too."""
+    yield
+    if seen := leaks.watch.take():
+        pytest.fail("A secret was put out:\n" + "\n".join(seen), pytrace=False)
 
 
 # ---------------------------------------------------------------- servers, started once
@@ -277,6 +295,7 @@ def make_app() -> Iterator[Callable[[Settings], Flask]]:
     made: list[Flask] = []
 
     def make(settings: Settings) -> Flask:
+        leaks.of_settings(settings)
         app = create_app(settings)
         app.testing = False  # errors become answers, as for a real caller
         with app.app_context():

@@ -14,6 +14,7 @@ from typing import Any
 import requests
 
 from cast import DISK_FULL, sign
+from leaks import watch
 from openremedy.tether import die_with_parent
 from services import START_WAIT, free_port, until
 
@@ -41,6 +42,8 @@ class Stack:
             "OPENREMEDY_DATA_DIR": str(folder / "data"),
             "OPENREMEDY_RATE_LIMIT": "0",
         }
+        for name in ("SECRET_KEY", "ENCRYPTION_KEYS"):
+            watch.learn(self.environment[name], name)
         self.secret = ""
         self.token = ""
         self.slug = "alice"
@@ -84,12 +87,15 @@ class Stack:
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        watch.log_of(self.folder / f"{name}.log")
 
     def end(self, name: str) -> int:
         """SIGTERM, as a supervisor stops a process; returns its exit code."""
         process = self.processes.pop(name)
         process.terminate()
-        return process.wait(timeout=60)
+        code = process.wait(timeout=60)
+        watch.log_of(self.folder / f"{name}.log")
+        return code
 
     def stop(self) -> None:
         for name in list(self.processes):
