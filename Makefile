@@ -72,6 +72,10 @@ bandit: $(VENV)/installed-dev ## Habits that make code unsafe (bandit)
 .PHONY: check
 check: lint types contracts bandit ## lint, types, contracts and bandit
 
+.PHONY: audit
+audit: $(VENV)/installed-dev ## Known vulnerabilities of what is locked (pip-audit); asks PyPI or OSV
+	@$(BIN)/python scripts/audit.py $(T)
+
 .PHONY: fixtures
 fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read them before committing
 	$(BIN)/python tests/golden.py
