@@ -63,8 +63,18 @@ types: $(VENV)/installed-dev ## Types (mypy --strict)
 contracts: $(VENV)/installed-dev ## Who may import whom (import-linter)
 	$(BIN)/lint-imports
 
+.PHONY: bandit
+bandit: $(VENV)/installed-dev ## Habits that make code unsafe (bandit)
+	@# It warns of each part of a line whose nosec it did not need, so what it says is shown when it finds something.
+	@said=$$($(BIN)/bandit --quiet --configfile pyproject.toml --recursive \
+		openremedy adapters config migrations wsgi.py scripts 2>&1) || { echo "$$said"; exit 1; }
+
 .PHONY: check
-check: lint types contracts ## lint, types and contracts
+check: lint types contracts bandit ## lint, types, contracts and bandit
+
+.PHONY: audit
+audit: $(VENV)/installed-dev ## Known vulnerabilities of what is locked (pip-audit); asks PyPI or OSV
+	@$(BIN)/python scripts/audit.py $(T)
 
 .PHONY: docs
 docs: $(VENV)/docs/installed ## Render the documentation into build/docs; a broken link is an error

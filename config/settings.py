@@ -39,11 +39,12 @@ class Settings:
 
     database_url: str = field(repr=False)  # SQLAlchemy URL, driver included
     redis_url: str = field(repr=False)
-    secret_key: str = field(repr=False)  # signs sessions
+    secret_key: str = field(repr=False)  # signs sessions and the tokens of forms
     encryption_keys: tuple[str, ...] = field(repr=False)  # Fernet keys; the first encrypts, all decrypt
     data_dir: Path
     redis_socket: Path | None  # socket of the embedded Redis; None when REDIS_URL is set
     embedded_database: bool
+    secret_key_fallbacks: tuple[str, ...] = field(default=(), repr=False)  # former ones, which still verify
     port: int = 8000
     public_url: str = "http://127.0.0.1:8000"
     proxy_count: int = 0  # trusted proxies in front, each appending to X-Forwarded-For
@@ -254,17 +255,36 @@ def _keys(env: FileAwareEnv, data_dir: Path, production: bool) -> dict[str, Any]
         encryption_keys = env.str("ENCRYPTION_KEYS", "") or _kept(
             data_dir / "encryption_keys", lambda: Fernet.generate_key().decode()
         )
-    return {"secret_key": _strong(secret_key), "encryption_keys": _fernet_keys(encryption_keys)}
+    return {
+        "secret_key": _secret_key(secret_key),
+        "secret_key_fallbacks": _former_keys(env.str("SECRET_KEY_FALLBACKS", "")),
+        "encryption_keys": _fernet_keys(encryption_keys),
+    }
 
 
-def _strong(secret_key: str) -> str:
+def _secret_key(text: str) -> str:
     advice = "generate one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
-    if not secret_key:
+    if not text:
         raise SettingsError(f"SECRET_KEY is required when DATABASE_URL is set; {advice}")
-    weak = len(secret_key) < SECRET_KEY_LENGTH or len(set(secret_key)) < 10
-    if weak or secret_key.lower().startswith(WEAK_SECRETS):
+    if _weak(text):
         raise SettingsError(f"SECRET_KEY is too weak (at least {SECRET_KEY_LENGTH} random characters); {advice}")
-    return secret_key
+    return text
+
+
+def _former_keys(text: str) -> tuple[str, ...]:
+    """What one of them has signed is believed, so a weak one is as bad as a weak SECRET_KEY."""
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    for position, key in enumerate(keys, 1):
+        if _weak(key):
+            raise SettingsError(
+                f"SECRET_KEY_FALLBACKS: key {position} of {len(keys)} is too weak "
+                f"(at least {SECRET_KEY_LENGTH} random characters); leave it out, and people sign in again"
+            )
+    return keys
+
+
+def _weak(key: str) -> bool:
+    return len(key) < SECRET_KEY_LENGTH or len(set(key)) < 10 or key.lower().startswith(WEAK_SECRETS)
 
 
 def _fernet_keys(text: str) -> tuple[str, ...]:

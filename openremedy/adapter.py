@@ -99,7 +99,7 @@ __all__ = [
 
 log = structlog.get_logger()
 
-TOKEN = "X-OpenRemedy-Token"  # noqa: S105 - the name of a header
+TOKEN = "X-OpenRemedy-Token"  # nosec B105 # noqa: S105 - the name of a header
 FAILURES = "60 per minute"  # failed authentications of an address
 MAX_ALERTS = 25_000  # in a body; a body of Alertmanager at the size limit holds some ten thousand
 WEBHOOKS = "/api/v1/webhooks"

@@ -2,9 +2,11 @@
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import wraps
+from http import HTTPStatus
+from inspect import signature
 from typing import Any
 
 from flask import Flask, Request, g, request
@@ -17,6 +19,7 @@ from openremedy import apidoc, audit, deliveries, evaluation_queue, incidents, s
 from openremedy.adapter import Adapter
 from openremedy.addresses import client_key
 from openremedy.alerts import IncidentType, Rfc3339, Severity, parse_object
+from openremedy.apidoc import Answer
 from openremedy.audit import Actor
 from openremedy.errands import State
 from openremedy.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
@@ -115,21 +118,21 @@ class FeedbackBody(Schema):
     recipe = Text(load_default=None, validate=validate.Length(1, 100))
 
 
-class Candidate(Schema):
+class Candidate(Answer):
     """A recipe that came close."""
 
     recipe = fields.String()
     confidence = fields.Float()
 
 
-class Citation(Schema):
+class Citation(Answer):
     """A place in the evidence (JSON pointer) and what it holds."""
 
     pointer = fields.String()
     value = fields.Raw(allow_none=True)
 
 
-class VerdictJson(Schema):
+class VerdictJson(Answer):
     """What the classifier, or a person, says."""
 
     recipe = fields.String(allow_none=True)
@@ -146,7 +149,7 @@ class VerdictJson(Schema):
     created_at = fields.String()
 
 
-class IncidentSummary(Schema):
+class IncidentSummary(Answer):
     """An incident without its evidence."""
 
     id = fields.String()
@@ -182,14 +185,14 @@ class IncidentDetail(IncidentSummary):
     verdicts = fields.List(fields.Nested(VerdictJson))
 
 
-class IncidentPage(Schema):
+class IncidentPage(Answer):
     """A page of incidents."""
 
     items = fields.List(fields.Nested(IncidentSummary))
     next_cursor = fields.String(allow_none=True)
 
 
-class DeliverySummary(Schema):
+class DeliverySummary(Answer):
     """One HTTP body that was received; `status_code`, `reason` and `message` are what its sender was told.
 
     Of one that was accepted `message` may be a remark, such as alerts that its tool has left out.
@@ -216,7 +219,7 @@ class DeliveryDetail(DeliverySummary):
     alerts = fields.List(fields.Dict())
 
 
-class DeliveryPage(Schema):
+class DeliveryPage(Answer):
     """A page of deliveries."""
 
     items = fields.List(fields.Nested(DeliverySummary))
@@ -253,7 +256,7 @@ class SigningSecretBody(Schema):
     secret = Text(required=True, validate=validate.Length(1, 1000))
 
 
-class Refusal(Schema):
+class Refusal(Answer):
     """What was refused last, and why."""
 
     at = fields.String()
@@ -261,7 +264,7 @@ class Refusal(Schema):
     message = fields.String()
 
 
-class TokenUse(Schema):
+class TokenUse(Answer):
     """A token, never its value."""
 
     created_at = fields.String()
@@ -269,7 +272,7 @@ class TokenUse(Schema):
     last_used = fields.String(allow_none=True)
 
 
-class SigningSecretUse(Schema):
+class SigningSecretUse(Answer):
     """A secret with which the tool signs, never its value."""
 
     id = fields.String()
@@ -277,7 +280,7 @@ class SigningSecretUse(Schema):
     last_used = fields.String(allow_none=True)
 
 
-class SourceJson(Schema):
+class SourceJson(Answer):
     """A configured sender, and what came of what it sent."""
 
     id = fields.String()
@@ -311,14 +314,14 @@ class RotatedSource(SourceWithToken):
     previous_valid_until = fields.String()
 
 
-class SourcePage(Schema):
+class SourcePage(Answer):
     """A page of sources."""
 
     items = fields.List(fields.Nested(SourceJson))
     next_cursor = fields.String(allow_none=True)
 
 
-class RecipeSummary(Schema):
+class RecipeSummary(Answer):
     """A recipe without its steps."""
 
     slug = fields.String()
@@ -338,7 +341,7 @@ class RecipeDetail(RecipeSummary):
     steps = fields.String()
 
 
-class RecipePage(Schema):
+class RecipePage(Answer):
     """A page of recipes."""
 
     items = fields.List(fields.Nested(RecipeSummary))
@@ -358,7 +361,7 @@ class EvaluationBody(EvaluationSetting):
     against = fields.Nested(EvaluationSetting, load_default=None, allow_none=True)
 
 
-class EvaluationJson(Schema):
+class EvaluationJson(Answer):
     """`result` has a key per figure when it is done; `reason` says why it failed."""
 
     id = fields.String()
@@ -370,8 +373,11 @@ class EvaluationJson(Schema):
 # ---------------------------------------------------------------- who may
 
 
-def needs(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The view runs for a bearer token of at least this role; `g.tenant_id` and `g.actor` say whose."""
+def needs(role: Role, *refusals: HTTPStatus) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The view runs for a bearer token of at least this role; `g.tenant_id` and `g.actor` say whose.
+
+    `refusals`: for the document, how it may be answered besides what follows from its role, its path and its body.
+    """
 
     def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(view)
@@ -379,9 +385,21 @@ def needs(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             _authenticate(role)
             return view(*args, **kwargs)
 
+        for refusal in sorted({*refusals, *_refusals(role, set(signature(view).parameters))}):
+            guarded = blueprint.alt_response(refusal, refusal.name)(guarded)
         return guarded
 
     return decorate
+
+
+def _refusals(role: Role, parameters: set[str]) -> Iterator[HTTPStatus]:
+    yield from (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
+    if role is not Role.VIEWER:
+        yield HTTPStatus.FORBIDDEN
+    if "body" in parameters:
+        yield from (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if parameters - {"body", "query"}:
+        yield HTTPStatus.NOT_FOUND
 
 
 def _authenticate(role: Role) -> None:
@@ -494,7 +512,7 @@ def reclassify_incident(incident_id: str) -> dict[str, Any]:
 
 
 @blueprint.post("/incidents/<incident_id>/feedback")
-@needs(Role.RESPONDER)
+@needs(Role.RESPONDER, HTTPStatus.CONFLICT)
 @blueprint.arguments(FeedbackBody)
 @blueprint.response(200, IncidentDetail)
 def give_feedback(body: dict[str, Any], incident_id: str) -> dict[str, Any]:
@@ -589,7 +607,7 @@ def rotate_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:
 
 
 @blueprint.post("/sources/<source_id>/signing-secrets")
-@needs(Role.ADMIN)
+@needs(Role.ADMIN, HTTPStatus.CONFLICT)
 @blueprint.arguments(SigningSecretBody)
 @blueprint.response(201, SourceJson)
 def add_signing_secret(body: dict[str, Any], source_id: str) -> dict[str, Any]:
@@ -669,7 +687,7 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
 
 
 @blueprint.post("/evaluations")
-@needs(Role.ADMIN)
+@needs(Role.ADMIN, HTTPStatus.CONFLICT)
 @blueprint.arguments(EvaluationBody)
 @blueprint.response(202, EvaluationJson)
 def start_evaluation(body: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,9 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
     secure = settings.public_url.startswith("https://")
     return {
         "SECRET_KEY": settings.secret_key,
+        "SECRET_KEY_FALLBACKS": list(settings.secret_key_fallbacks),
+        # Flask-WTF knows nothing of fallbacks. Its serialiser takes several keys: the last signs, all of them verify.
+        "WTF_CSRF_SECRET_KEY": [*settings.secret_key_fallbacks, settings.secret_key],
         # A browser takes a __Host- cookie only over https, for this host alone and every path.
         "SESSION_COOKIE_NAME": "__Host-openremedy" if secure else "openremedy",
         "SESSION_COOKIE_SECURE": secure,

@@ -251,7 +251,7 @@ def _kept(session: Session, source: Source, since: datetime) -> dict[str, list[A
 def _by_reason(reason: str, counted: tuple[int, datetime] | None, kept: Sequence[Any]) -> Refused:
     count, minute = counted or (0, None)
     if not kept:
-        assert minute is not None  # noqa: S101 - one of both is there
+        assert minute is not None  # nosec B101 # noqa: S101 - one of both is there
         return Refused(reason, count, False, "", minute)
     newest = kept[0]
     return Refused(

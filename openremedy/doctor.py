@@ -212,6 +212,7 @@ def configuration(settings: Settings) -> list[tuple[str, str]]:
         ("OPENREMEDY_PUBLIC_URL", settings.public_url),
         ("DATABASE_URL", "set" if settings.production else f"not set: SQLite in {settings.data_dir}"),
         ("REDIS_URL", "not set: a server of our own" if settings.embedded_redis else "set"),
+        ("SECRET_KEY_FALLBACKS", _many(len(settings.secret_key_fallbacks), "former key")),
         ("OPENAI_BASE_URL", host_of_model(settings) or "not set: no language model"),
         ("OPENAI_API_KEY", "set" if settings.openai_api_key else "not set"),
         ("OPENREMEDY_MODEL", settings.model or "not set"),

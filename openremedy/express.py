@@ -407,7 +407,7 @@ def _statement(parts: tuple[str, ...]) -> str:
     ctes[-1] = ctes[-1].replace("$after", after)
     # What only selects is run if it is asked for.
     waits = ", (SELECT count(*) FROM changed)" if "changed" in parts else ""
-    return f"WITH {', '.join(ctes)} SELECT differing.*{waits} FROM (SELECT) one LEFT JOIN differing ON true"
+    return f"WITH {', '.join(ctes)} SELECT differing.*{waits} FROM (SELECT) one LEFT JOIN differing ON true"  # nosec B608 # our own names
 
 
 def _typed(model: type[Base], names: Sequence[str]) -> str:
@@ -419,20 +419,20 @@ def _insert(model: type[Base], shared: dict[str, str], names: Sequence[str]) -> 
     """Rows of a table with what they share; none where something differs."""
     columns, values = ", ".join([*shared, *names]), ", ".join(shared.values())
     rows = f"json_to_recordset($rows) AS r ({_typed(model, names)})"
-    return f"INSERT INTO {model.__tablename__} ({columns}) SELECT {values}, r.* FROM plain, {rows}"
+    return f"INSERT INTO {model.__tablename__} ({columns}) SELECT {values}, r.* FROM plain, {rows}"  # nosec B608 # our own names
 
 
 _OF_INCIDENT = {"tenant_id": "$2::bigint"}
 _OF_ALERT = {"tenant_id": "$2::bigint", "received_at": _AT}
 _COUNTS = ", ".join(f"{one}_count = {one}_count + r.{one}" for one in Outcome)
 _PARTS = {
-    "body": f"delivery AS (INSERT INTO deliveries ({', '.join(_DELIVERY)}, body) SELECT {', '.join(_DELIVERY)},"
+    "body": f"delivery AS (INSERT INTO deliveries ({', '.join(_DELIVERY)}, body) SELECT {', '.join(_DELIVERY)},"  # nosec B608 # our own names
     f" substring({_BODIES} FROM start FOR size) FROM plain, json_to_recordset($rows)"
     f" AS r (start integer, size integer, {_typed(Delivery, _DELIVERY)}))",
     "opened": f"opened AS ({_insert(Incident, _OF_INCIDENT, [*NEW, 'source_id', 'adapter'])} RETURNING id)",
     "changed": "changed AS MATERIALIZED (SELECT openremedy_add($rows) FROM plain)",
     "alerts": f"told AS ({_insert(AlertRecord, _OF_ALERT, [*ALERT, 'delivery_id'])})",
     "timeline": f"said AS ({_insert(TimelineEntry, {'tenant_id': '$2::bigint', 'at': _AT}, ENTRY)})",
-    "source": f"heard AS (UPDATE sources SET last_seen_at = {_AT}, {_COUNTS} FROM plain, json_to_recordset($rows)"
+    "source": f"heard AS (UPDATE sources SET last_seen_at = {_AT}, {_COUNTS} FROM plain, json_to_recordset($rows)"  # nosec B608 # our own names
     f" AS r (id bigint, {', '.join(f'{one} integer' for one in Outcome)}) WHERE sources.id = r.id$after)",
 }

@@ -147,7 +147,7 @@ class Provider:
             log.error("oidc.other_issuer", hint="OPENREMEDY_OIDC_ISSUER is not what the provider calls itself")
             raise ProviderAway()
         if BASIC not in found.get("token_endpoint_auth_methods_supported", [BASIC]):
-            client.client_kwargs["token_endpoint_auth_method"] = "client_secret_post"  # noqa: S105 - the name of a way
+            client.client_kwargs["token_endpoint_auth_method"] = "client_secret_post"  # nosec B105 # noqa: S105 - a name
         client.server_metadata = self._needed(found)
         return client
 

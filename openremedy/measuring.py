@@ -51,7 +51,7 @@ def compared(first: Path, second: Path, truth: Path | None, tenant_id: int | Non
     """Two files of predictions against a truth, or against what people said of a tenant's incidents. Raises Invalid."""
     if truth is not None:
         return benchmark.compare_files(first, second, benchmark.truths_of(truth))
-    assert tenant_id is not None  # noqa: S101 - the command asks for one of them
+    assert tenant_id is not None  # nosec B101 # noqa: S101 - the command asks for one of them
     return benchmark.compare_files(first, second, confirmed.answered(db.engine, tenant_id).truths)
 
 

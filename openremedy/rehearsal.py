@@ -48,7 +48,7 @@ def rehearse(session: Session, source: Source, adapter: Adapter, actor: Actor) -
 
 
 def _send(sender: Sender, adapter: Adapter, at: datetime, ended: bool, actor: Actor) -> Receipt:
-    assert adapter.sample is not None  # noqa: S101 - rehearse() has looked
+    assert adapter.sample is not None  # nosec B101 # noqa: S101 - rehearse() has looked
     body = json.dumps(adapter.sample(TEST_HOST, at, ended)).encode()
     reading = native.read(adapter.formats[0], body, "application/json", sender.options)
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}

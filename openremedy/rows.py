@@ -64,7 +64,7 @@ ENTRY = ["incident_id", "kind", "actor", "detail"]
 def new_row(identity: str, episode: Episode) -> dict[str, Any]:
     """An incident that begins."""
     alert = episode.newest
-    assert alert is not None  # noqa: S101 - a new episode has the alert that began it
+    assert alert is not None  # nosec B101 # noqa: S101 - a new episode has the alert that began it
     row: dict[str, Any] = {name: vars(episode)[name] for name in STATE}
     row["id"] = episode.id
     row["identity"] = identity

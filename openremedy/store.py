@@ -164,7 +164,7 @@ def store(
             if not error.connection_invalidated:
                 raise
             raise _unavailable(error) from error
-        time.sleep(random.uniform(0, 0.005 * (attempt + 1)))  # noqa: S311 - spreads writers, hides nothing
+        time.sleep(random.uniform(0, 0.005 * (attempt + 1)))  # nosec B311 # noqa: S311 - spreads writers, hides nothing
     raise Unavailable("Too many writers change the same incident at once; please send it again.")
 
 

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     """Become the program."""
     die_with_parent()
     # No shell: the words are our own, and the program keeps this process id.
-    os.execvp(arguments[0], arguments)  # noqa: S606
+    os.execvp(arguments[0], arguments)  # nosec B606 # noqa: S606 - as said above
 
 
 if __name__ == "__main__":

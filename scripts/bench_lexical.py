@@ -19,7 +19,7 @@ TYPES = ("disk_full", "cpu_high", "memory_high", "service_down", "port_unavailab
 
 def main() -> None:
     """Print the time to build the index, and p50, p99 and the longest time of one incident."""
-    chance = random.Random(1)  # noqa: S311 - the same words at every run
+    chance = random.Random(1)  # nosec B311 # noqa: S311 - the same words at every run
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(3, 9))) for _ in range(2000)]
     started = time.perf_counter()
     index = Index([_recipe(chance, words, number) for number in range(RECIPES)])

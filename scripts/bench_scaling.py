@@ -54,7 +54,7 @@ HOSTS = {
 }
 GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD = 100_000  # microseconds
-PASSWORD = "a password of this bench alone"  # noqa: S105 - of servers that end with it
+PASSWORD = "a password of this bench alone"  # nosec B105 # noqa: S105 - of servers that end with it
 PORT = 8000
 CLONE_NEWNET = 0x40000000
 SETTLED = 10.0  # seconds in which nginx finds a host that is back

@@ -49,7 +49,7 @@ IDENTITIES = 5000
 TENANTS = ("alice", "charlie")
 # Of each tenant the newest so many are in the index of words, for making all of it would take most of the time.
 INDEXED = {1: 10**9, 2: 25_000}
-chance = random.Random(4)  # noqa: S311 - the same data at every run
+chance = random.Random(4)  # nosec B311 # noqa: S311 - the same data at every run
 
 
 # ---------------------------------------------------------------- what is in the database
@@ -246,7 +246,7 @@ def _source(connection: psycopg.Connection[Any], tenant_id: int, adapter: str) -
         VALUES (%s, %s, %s, now(), now(), 20000, 40000) RETURNING id
     """
     row = connection.execute(statement, [tenant_id, adapter, adapter.title()]).fetchone()
-    assert row  # noqa: S101 - an INSERT that returned nothing has failed already
+    assert row  # nosec B101 # noqa: S101 - an INSERT that returned nothing has failed already
     return int(row[0])
 
 

@@ -130,7 +130,7 @@ def _interval(rows: Sequence[Row]) -> tuple[float, float]:
     families = defaultdict(list)
     for row in rows:
         families[row.family].append(row)
-    chance = random.Random(1)  # noqa: S311 - the same samples at every run
+    chance = random.Random(1)  # nosec B311 # noqa: S311 - the same samples at every run
     names = sorted(families)
     means = sorted(
         _mean([row for name in chance.choices(names, k=len(names)) for row in families[name]]) for _ in range(SAMPLES)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import flask_migrate
+import hypothesis
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask
@@ -47,6 +48,8 @@ ROOT = Path(__file__).parent.parent
 ENCRYPTION_KEY = base64.urlsafe_b64encode(hashlib.sha256(b"tests").digest()).decode()
 NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens there: every test without a Redis of its own runs without one
 
+# For a longer look by hand: --hypothesis-profile=long. A test with a number of its own keeps to it.
+hypothesis.settings.register_profile("long", max_examples=200, deadline=None, print_blob=True)
 
 # Minutes each. Begun first (with `--no-loadscope-reorder`), so that one process is not left alone with them at the end.
 LONGEST = (

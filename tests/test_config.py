@@ -74,6 +74,7 @@ def test_with_nothing_set_it_runs_on_embedded_defaults(load: Load, tmp_path: Pat
 NAMES: list[tuple[str, str, str, Any]] = [
     ("REDIS_URL", "rediss://user:pw@cache:6380/1", "redis_url", "rediss://user:pw@cache:6380/1"),
     ("SECRET_KEY", STRONG, "secret_key", STRONG),
+    ("SECRET_KEY_FALLBACKS", f"{STRONG}-1, {STRONG}-2,", "secret_key_fallbacks", (f"{STRONG}-1", f"{STRONG}-2")),
     ("ENCRYPTION_KEYS", f"{KEY}, {OLD_KEY}", "encryption_keys", (KEY, OLD_KEY)),
     ("OPENAI_API_KEY", "sk-1", "openai_api_key", "sk-1"),
     ("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1/", "openai_base_url", "http://127.0.0.1:11434/v1"),
@@ -169,6 +170,7 @@ def test_a_stray_key_alone_sends_nothing_out(load: Load, environment: dict[str, 
         ("SECRET_KEY", "short"),
         ("SECRET_KEY", "changeme" * 8),
         ("SECRET_KEY", "a" * 64),
+        *(("SECRET_KEY_FALLBACKS", value) for value in ("short", "changeme" * 8, "a" * 64, f"{STRONG},short")),
         ("ENCRYPTION_KEYS", "not-a-key"),
         ("ENCRYPTION_KEYS", "A" * 43 + "="),
         ("ENCRYPTION_KEYS", f"{KEY},{KEY[:-5]}"),
@@ -177,7 +179,7 @@ def test_a_stray_key_alone_sends_nothing_out(load: Load, environment: dict[str, 
 def test_nonsense_is_refused_in_one_line_that_names_the_setting(load: Load, name: str, value: str) -> None:
     message = refusal(load, **{name: value})
     assert name in message
-    for secret in ("p@ss", "word@", "pw@", KEY):
+    for secret in ("p@ss", "word@", "pw@", KEY, STRONG):
         assert secret not in message
 
 
@@ -242,6 +244,7 @@ def test_no_secret_stands_in_the_settings_as_text(load: Load) -> None:
         DATABASE_URL="postgresql://user:hidden-1@db/name",
         REDIS_URL="redis://:hidden-2@cache/0",
         SECRET_KEY=f"hidden-3-{STRONG}",
+        SECRET_KEY_FALLBACKS=f"hidden-6-{STRONG}",
         ENCRYPTION_KEYS=KEY,
         OPENAI_API_KEY="hidden-4",
         OPENREMEDY_METRICS_TOKEN="hidden-5",

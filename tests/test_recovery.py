@@ -1,5 +1,6 @@
 """What is left after the worst: a dump restored elsewhere, Redis empty, keys that are new, keys that are gone."""
 
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from services import PostgresServer, RedisServer
 from stack import Stack
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+ANOTHER = "another-long-and-random-text-of-more-than-32-characters-0123"
 WAITING = 5
 Installed = Callable[..., Stack]
 
@@ -106,13 +108,61 @@ def test_new_keys_in_front_read_what_the_old_ones_wrote(installed: Installed) ->
     assert old_secret not in stack.log("web")
 
 
+def change_keys(stack: Stack, secret_key: str, *fallbacks: str) -> None:
+    """As an operator does: other settings, and a restart."""
+    stack.end("web")
+    stack.environment |= {"SECRET_KEY": secret_key, "SECRET_KEY_FALLBACKS": ",".join(fallbacks)}
+    stack.start("web")
+
+
+def form(browser: requests.Session, url: str) -> dict[str, str]:
+    """The token of a page that somebody has open."""
+    found = re.search(r'name="csrf_token" value="([^"]+)"', browser.get(url, timeout=30).text)
+    assert found, f"{url} has no form"
+    return {"csrf_token": found[1]}
+
+
+def signed_in(browser: requests.Session, stack: Stack) -> bool:
+    return browser.get(f"{stack.url}/account", allow_redirects=False, timeout=30).status_code == 200
+
+
+def test_a_former_secret_key_goes_on_counting_until_it_is_dropped(installed: Installed) -> None:
+    stack = installed("fallbacks")
+    stack.create_tenant()
+    stack.flask("user", "create", "bob@example.com", "--tenant", stack.slug, text="a long and good password\n")
+    who = {"email": "bob@example.com", "password": "a long and good password"}
+    stack.start("web")
+    bob, newcomer, idle = requests.Session(), requests.Session(), requests.Session()
+    sign_in, action = f"{stack.url}/sign-in", f"{stack.url}/account/sign-out-others"
+    assert bob.post(sign_in, form(bob, sign_in) | who, timeout=30).ok
+    open_form, open_sign_in = form(bob, f"{stack.url}/account"), form(newcomer, sign_in)
+    idle.cookies.update(bob.cookies)  # the same sign-in, whose cookie nothing will sign anew
+    link = stack.flask("user", "link", who["email"])["url"]
+    former = stack.environment["SECRET_KEY"]
+
+    change_keys(stack, ANOTHER, former)
+    assert signed_in(idle, stack)
+    assert bob.post(action, open_form, timeout=30).ok, "a form that was open"
+    newcomer.post(sign_in, open_sign_in | who, timeout=30)
+    assert signed_in(newcomer, stack), "also one of somebody who was not signed in yet"
+    assert form(requests.Session(), link)
+
+    change_keys(stack, ANOTHER)
+    assert not signed_in(idle, stack)
+    assert signed_in(bob, stack), "his form was answered with a cookie of the new key"
+    assert bob.post(action, open_form, timeout=30).status_code == 400
+    invited = requests.Session()
+    invited.post(link, form(invited, link) | {"password": "another long and good one"}, timeout=30)
+    assert signed_in(invited, stack), "a link does not rest on the key"
+
+
 def test_another_secret_key_ends_sign_ins_and_nothing_else(installed: Installed) -> None:
     stack = installed("sessions")
     stack.create_tenant()
     stack.start("web")
     assert stack.send().status_code == 202
     stack.end("web")
-    stack.environment["SECRET_KEY"] = "another-long-and-random-text-of-more-than-32-characters-0123"
+    stack.environment["SECRET_KEY"] = ANOTHER
     stack.start("web")
     assert stack.send().status_code == 202
     assert len(stack.incidents()) == 1, "tokens of the API are none of its business"

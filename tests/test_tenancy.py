@@ -1,6 +1,7 @@
 """Charlie sees, counts and guesses nothing of Alice's, on every route there is; and who may do what within a tenant."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,6 +138,22 @@ def routes(app: Flask) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_every_route_has_its_entry(app: Flask) -> None:
     assert set(routes(app)) == WITH_AN_ID.keys() | LISTS.keys() | MAKING.keys() | OPEN
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_every_operation_of_the_document_has_its_entry_and_says_whom_it_refuses(client: FlaskClient) -> None:
+    described = {
+        (method.upper(), re.sub(r"{(\w+)}", r"<\1>", path)): operation["responses"]
+        for path, operations in client.get("/api/v1/openapi.json").get_json()["paths"].items()
+        for method, operation in operations.items()
+        if method != "parameters" and not path.startswith("/api/v1/webhooks/")  # these have credentials of their own
+    }
+    tables = WITH_AN_ID | LISTS | MAKING
+    assert described.keys() == tables.keys()
+    for key, refusals in described.items():
+        assert "401" in refusals, key
+        assert ("403" in refusals) is (tables[key]["role"] is not Role.VIEWER), key
+        assert ("404" in refusals) is (key in WITH_AN_ID), key
 
 
 def test_what_is_alices_is_for_charlie_what_does_not_exist(

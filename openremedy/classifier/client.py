@@ -316,7 +316,7 @@ class _BoundedTransport(httpx2.AsyncHTTPTransport):
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             await response.aclose()
             raise _TooLarge("The reply is compressed although we asked for plain.")
-        assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101
+        assert isinstance(response.stream, httpx2.AsyncByteStream)  # nosec B101 # noqa: S101 - for mypy
         response.stream = _Bounded(response.stream, self._limit)
         return response
 

@@ -22,7 +22,7 @@ _KEY_KINDS = (
     ("token", "token"), ("cookie", "cookie"), ("sessionid", "session"), ("bearer", "token"),
     ("connectionstring", "connection_string"),
 )  # fmt: skip
-_KEY_WORDS = {"pwd": "password", "pass": "password", "jwt": "jwt", "dsn": "connection_string", "creds": "credential"}
+_KEY_WORDS = {"pwd": "password", "pass": "password", "jwt": "jwt", "dsn": "connection_string", "creds": "credential"}  # nosec B105 # kinds
 _SECRET_WORD_AT_END = re.compile(r"(?:key|phrase|word|wd|authorization|credentials?|secrets?|token|cookie|id|pass)$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NOT_ALNUM = re.compile(r"[^a-z0-9]+")

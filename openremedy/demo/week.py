@@ -94,7 +94,7 @@ class Event:
 
 def week(seed: int, end: datetime) -> list[Event]:
     """What happened in the days before `end`, oldest first. The same seed and end give the same week."""
-    plan = _Plan(random.Random(seed), end)  # noqa: S311 - a story, no secret
+    plan = _Plan(random.Random(seed), end)  # nosec B311 # noqa: S311 - a story, no secret
     told = chain(
         plan.open(),
         plan.unclear(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from openremedy.models import Role
 
 NAME = "Harbour Goods"
-TOKEN_NAME = "status page"  # noqa: S105 - a name
+TOKEN_NAME = "status page"  # nosec B105 # noqa: S105 - a name
 DOMAIN = "example.com"
 SHOP = "shop.example"
 
@@ -106,7 +106,7 @@ _PROMETHEUS = (
     _disk("/var/log", "web"),
     _disk("/var/lib/docker", "build"),
     _disk("/var/lib/postgresql", "db", "critical"),
-    _disk("/tmp", "worker"),  # noqa: S108 - a mount point in a text
+    _disk("/tmp", "worker"),  # nosec B108 # noqa: S108 - a mount point in a text
     Problem(
         "HostHighCpuLoad",
         "warning",

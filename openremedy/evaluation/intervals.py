@@ -38,7 +38,7 @@ class Resampling:
     @cached_property
     def draws(self) -> list[list[int]]:
         """How often each cluster is in each draw."""
-        chance = random.Random(1)  # noqa: S311 - the same draws at every run
+        chance = random.Random(1)  # nosec B311 # noqa: S311 - the same draws at every run
         numbers = range(len(set(self.clusters)))
         drawn = (Counter(chance.choices(numbers, k=len(numbers))) for _ in range(DRAWS if numbers else 0))
         return [[one[number] for number in numbers] for one in drawn]

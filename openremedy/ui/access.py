@@ -24,7 +24,7 @@ from openremedy.services import services
 blueprint = Blueprint("ui", "openremedy", static_folder="static", static_url_path="/static")
 csrf = CSRFProtect()
 SAFE = ("GET", "HEAD")
-TOKEN = "sign_in"  # noqa: S105 - the name of a value in the session
+TOKEN = "sign_in"  # nosec B105 # noqa: S105 - the name of a value in the session
 View = Callable[..., ResponseReturnValue]
 
 
