@@ -18,6 +18,10 @@ from openremedy.alerts import compact
 # What is no fault of ours or of the alert: a database that is away, full, read-only or broken. It can be sent again.
 FAILED = (psycopg.OperationalError, psycopg.InternalError, OperationalError, InternalError, PoolTimeout)
 
+# A schema that is not this code's: behind it while somebody goes back a release, or never made. SQLite has no words of
+# its own for that, it is an OperationalError there.
+OTHER_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction)
+
 BUSY_TIMEOUT = 10  # seconds a SQLite writer waits for the others
 DOUBT = 2  # seconds without an answer after which we ask whether there is a database, and those below as well
 STATEMENT_TIMEOUT = 10

@@ -6,13 +6,15 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import structlog
 from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from openremedy import edge, logs, ui
-from openremedy.database import FAILED
+from openremedy.database import FAILED, OTHER_SCHEMA
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 from openremedy.extensions import limiter
 from openremedy.services import services
@@ -49,6 +51,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http_error)
     for failed in FAILED:
         app.register_error_handler(failed, _database_away)
+    for wrong in (psycopg.ProgrammingError, ProgrammingError):
+        app.register_error_handler(wrong, _statement_wrong)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -137,6 +141,11 @@ def _fields(error: HTTPException) -> dict[str, Any] | None:
 def _database_away(error: Exception) -> ResponseReturnValue:
     log.error("database.away", error=type(error).__name__)
     return _problem(Unavailable())
+
+
+def _statement_wrong(error: psycopg.ProgrammingError | ProgrammingError) -> ResponseReturnValue:
+    cause = error.orig if isinstance(error, ProgrammingError) else error
+    return _database_away(error) if isinstance(cause, OTHER_SCHEMA) else _unexpected(error)
 
 
 def _unexpected(error: Exception) -> ResponseReturnValue:

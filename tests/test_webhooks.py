@@ -647,6 +647,38 @@ def test_a_database_that_is_read_only_is_503(
     assert alice.send(BODY).status_code == 202
 
 
+FUNCTION = "openremedy_differing(bigint, bigint, json)"
+RENAMED = {
+    "table": ("TABLE incidents RENAME TO elsewhere", "TABLE elsewhere RENAME TO incidents"),
+    "column": ("TABLE incidents RENAME hostname TO host", "TABLE incidents RENAME host TO hostname"),
+    "function": (
+        f"FUNCTION {FUNCTION} RENAME TO elsewhere",
+        "FUNCTION elsewhere(bigint, bigint, json) RENAME TO openremedy_differing",
+    ),
+}
+
+
+@on_postgresql
+@pytest.mark.parametrize("what", RENAMED)
+@pytest.mark.parametrize("replay", [False, True], ids=["in one statement", "in a transaction"])
+def test_a_schema_of_another_release_is_503(
+    app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch, replay: bool, what: str
+) -> None:
+    """Somebody goes back a release, or has not upgraded yet: the sender tries again, and then it is there."""
+    if replay:
+        monkeypatch.setattr("openremedy.express.store", lambda *_: None)
+    before, after = RENAMED[what]
+    with app.app_context(), db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"ALTER {before}"))
+        answer = alice.send(BODY)
+        if replay and what == "function":
+            assert answer.status_code == 202, "the transaction needs no function"
+        else:
+            refused(answer, 503, "unavailable")
+        connection.execute(text(f"ALTER {after}"))
+    assert alice.send(BODY).status_code == 202
+
+
 @on_postgresql
 def test_a_slow_statement_is_told_from_a_database_that_hangs(
     app: Flask, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch

@@ -451,7 +451,7 @@ def _log_disk_full(scene: Scene) -> None:
     scene.restart("web")
 
 
-@fault("the clock of the web an hour ahead, then an hour behind", may_refuse=True)
+@fault("the clock of the web an hour ahead, then an hour behind", stage="clocks", may_refuse=True)
 def _clock_jumps(scene: Scene) -> None:
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     if not library:
