@@ -212,9 +212,10 @@ class Arrangement(Stage):
             "OPENREMEDY_PUBLIC_URL": self.url,
         }
 
-    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
-        """From the sender: an administrator's machine, with the settings of the others."""
-        return self.hosts.flask(*arguments, text=text)
+    @property
+    def environment(self) -> dict[str, str]:
+        """An administrator's machine has the settings of the others."""
+        return self.hosts.environment
 
     def command(self, *words: str) -> None:
         """One that prints no JSON."""
@@ -271,9 +272,9 @@ def decided(one: Arrangement, workers: int, incidents: int) -> float:
     """Verdicts a second by words alone with so many worker hosts, which stand still until all incidents wait."""
     one.staff(web=1, workers=0)
     slug = f"tenant-{next(NUMBERS)}"  # of its own: what says the same takes over what another was told
-    one.flask("tenant", "create", slug)
-    one.flask("recipe", "import", slug, "config/recipes.yaml")
-    token = one.flask("source", "add", slug, "alertmanager")["token"]
+    one.hosts.flask("tenant", "create", slug)
+    one.hosts.flask("recipe", "import", slug, "config/recipes.yaml")
+    token = one.hosts.flask("source", "add", slug, "alertmanager")["token"]
     with Client.from_url(one.redis) as redis:
         redis.flushall()  # it remembers workers that were killed
         one.staff(web=1, workers=workers)

@@ -20,6 +20,34 @@ from services import START_WAIT, free_port, until
 
 ROOT = Path(__file__).parent.parent
 
+Command = tuple[tuple[str, ...], str | None]  # the words after `flask`, and its standard input
+# Several commands of one process: most of the time of one is the import of the application.
+_SEVERAL = """
+import json, sys
+from wsgi import app
+run = app.test_cli_runner().invoke
+done = [run(args=[*words, "--json"], input=text) for words, text in json.load(sys.stdin)]
+sys.exit("".join(one.output for one in done if one.exit_code) or 0) if any(one.exit_code for one in done) else None
+print(json.dumps([json.loads(one.stdout) for one in done]))
+"""
+
+
+def several(environment: dict[str, str], *commands: Command) -> list[dict[str, Any]]:
+    """The JSON that these `flask … --json` commands print, one after another."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SEVERAL],
+        cwd=ROOT,
+        env=environment,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
 
 class Stack:
     """Processes of one installation. Each ends with the test, also with a killed one."""
@@ -123,9 +151,13 @@ class Stack:
 
     def create_tenant(self) -> None:
         """Alice's tenant with the starter recipes, by the commands an operator uses."""
-        self.secret = self.flask("tenant", "create", self.slug)["webhook_secret"]
-        self.flask("recipe", "import", self.slug, "config/recipes.yaml")
-        self.token = self.flask("token", "create", self.slug, "--role", "admin")["token"]
+        created, _, token = several(
+            self.environment,
+            (("tenant", "create", self.slug), None),
+            (("recipe", "import", self.slug, "config/recipes.yaml"), None),
+            (("token", "create", self.slug, "--role", "admin"), None),
+        )
+        self.secret, self.token = created["webhook_secret"], token["token"]
 
     def send(self, body: dict[str, Any] | None = None, timeout: float = 30, **changes: Any) -> requests.Response:
         """Post a signed alert."""

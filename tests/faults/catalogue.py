@@ -434,7 +434,7 @@ def _secret_replaced(scene: Scene) -> None:
     """The old one is good for a while; who has got the new one uses it."""
     for tenant in scene.tenants:
         time.sleep(HELD / 3)
-        tenant.secret = scene.flask("tenant", "rotate-secret", tenant.slug, "--grace", "1")["webhook_secret"]
+        tenant.secret = scene.stack.flask("tenant", "rotate-secret", tenant.slug, "--grace", "1")["webhook_secret"]
     time.sleep(HELD / 3)
 
 

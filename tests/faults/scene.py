@@ -1,7 +1,6 @@
 """A whole installation to break: PostgreSQL, Redis, a model, an Alertmanager, web, workers, scheduler, two tenants."""
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from faults.senders import Tenant, alertmanager_alert, number_in
 from faults.stream import Record, Stream
 from launched import Launcher
 from services import Alertmanager, PostgresServer, RedisServer
-from stack import ROOT, Stack
+from stack import ROOT, Stack, several
 from stub_model import StubModel
 
 RATE = 50.0  # alerts a second, repetitions not counted
@@ -90,9 +89,10 @@ class Stage(ABC):
         self.alertmanager: Alertmanager | None = None
         self.numbers = itertools.count(1)
 
+    @property
     @abstractmethod
-    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
-        """What a command prints as JSON."""
+    def environment(self) -> dict[str, str]:
+        """That of its processes, for an administrator's commands."""
 
     def whole(self) -> None:
         """Start what a round has left dead, where nothing else does."""
@@ -103,13 +103,17 @@ class Stage(ABC):
         self.tenants = [self._tenant(slug) for slug in ("alice", "bob")]
 
     def _tenant(self, slug: str) -> Tenant:
-        secret = self.flask("tenant", "create", slug)["webhook_secret"]
-        self.flask("recipe", "import", slug, "config/recipes.yaml")
-        token = self.flask("token", "create", slug, "--role", "admin")["token"]
-        tokens = {adapter: self.flask("source", "add", slug, adapter)["token"] for adapter in ADAPTERS}
         signing = "a secret of PagerDuty's, used as the text it is"
-        self.flask("source", "add", slug, "pagerduty", "--signing-secret", "-", text=signing)
-        return Tenant(slug, secret, token, tokens, signing)
+        created, _, token, *sources = several(
+            self.environment,
+            (("tenant", "create", slug), None),
+            (("recipe", "import", slug, "config/recipes.yaml"), None),
+            (("token", "create", slug, "--role", "admin"), None),
+            (("source", "add", slug, "pagerduty", "--signing-secret", "-"), signing),
+            *((("source", "add", slug, adapter), None) for adapter in ADAPTERS),
+        )
+        tokens = {adapter: source["token"] for adapter, source in zip(ADAPTERS, sources[1:], strict=True)}
+        return Tenant(slug, created["webhook_secret"], token["token"], tokens, signing)
 
     # ------------------------------------------------------------ a round
 
@@ -229,9 +233,10 @@ class Scene(Stage):
             "OPENREMEDY_SOURCE_RATE_LIMIT": "0",
         }
 
-    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
-        """What a command prints as JSON."""
-        return self.stack.flask(*arguments, text=text)
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of its processes."""
+        return self.stack.environment
 
     def start(self) -> None:
         """The schema, the tenants, the processes."""
@@ -279,15 +284,10 @@ class Embedded(Stage):
         self._folder = folder / "data"
         self.launcher = Launcher(self._folder, port, **self._settings).wait_until_ready()
 
-    def flask(self, *arguments: str, text: str | None = None) -> dict[str, Any]:
-        """What a command prints as JSON."""
-        environment = os.environ | self._settings | {"OPENREMEDY_DATA_DIR": str(self._folder)}
-        command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments, "--json"]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, input=text, capture_output=True, text=True, check=True
-        )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `make run` needs to be told, and a command to find the same."""
+        return os.environ | self._settings | {"OPENREMEDY_DATA_DIR": str(self._folder)}
 
 
 # ---------------------------------------------------------------- the stages
