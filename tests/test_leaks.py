@@ -20,6 +20,7 @@ from cast import DISK_FULL, Tenant
 from cast import sign as sign_as_a_client
 from conftest import make_settings
 from openremedy import crypto, logs, people, signing
+from openremedy.audit import COMMAND_LINE
 from openremedy.extensions import db
 from openremedy.ui.access import TOKEN
 
@@ -162,6 +163,18 @@ def test_a_password_or_a_token_that_was_only_tried_is_a_secret_too(cheap_passwor
 
 
 @ON_ONE
+def test_a_new_password_and_a_sign_in_are_secrets(app: Flask, cheap_passwords: None) -> None:
+    with app.app_context():
+        people.create_user(db.session(), "alice@example.com", "first-password-of-alice", None, None)
+        structlog.get_logger().warning("made", password="first-password-of-alice")
+        user = people.find_user(db.session(), "alice@example.com")
+        assert user
+        token = people.let_in(db.session(), user, people.Browser("127.0.0.1", "a browser"), COMMAND_LINE, "by password")
+        structlog.get_logger().warning("let in", token=token)
+    assert [line.split(": ")[1] for line in seen()] == ["a password", "a sign-in's token"]
+
+
+@ON_ONE
 def test_the_signature_that_a_refused_body_should_have_had_is_shown_nowhere(alice: Tenant) -> None:
     raw = json.dumps(DISK_FULL | {"hostname": "refused"}).encode()
     alice.app.view_functions["show"] = lambda: sign_as_a_client(alice.secret, raw).removeprefix("sha256=")
@@ -172,6 +185,17 @@ def test_the_signature_that_a_refused_body_should_have_had_is_shown_nowhere(alic
     alice.app.test_client().get("/show")
     (found,) = seen()
     assert "that a refused body should have had" in found
+
+
+@ON_ONE
+def test_the_signature_that_a_tool_should_have_sent_is_nothing_for_a_log(alice: Tenant) -> None:
+    source = alice.source("pagerduty", "a-signing-secret-of-the-tool")
+    assert source.send(b"{}", **{"X-PagerDuty-Signature": f"v1={'0' * 64}"}).status_code == 401
+    # Not by hmac.new, whose results are known wherever they are made.
+    right = leaks._digest(b"a-signing-secret-of-the-tool", b"{}", "sha256").hex()
+    structlog.get_logger().warning("refused", expected=right)
+    (found,) = seen()
+    assert "an expected signature" in found
 
 
 @ON_ONE
