@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+from leaks import watch
 from services import children, until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ class Launcher:
     def __init__(self, data_dir: Path, port: int, *options: str, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not OURS.fullmatch(name)}
         environment |= {"OPENREMEDY_DATA_DIR": str(data_dir), "OPENREMEDY_PORT": str(port), **settings}
+        self.data_dir = data_dir
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "openremedy.launcher", *options],
@@ -94,6 +96,7 @@ class Launcher:
     def ended(self) -> int:
         code = self.process.wait(timeout=120)
         self.reader.join(timeout=10)
+        watch.launcher(self.output, self.data_dir)
         return code
 
 

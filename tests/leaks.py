@@ -1,87 +1,125 @@
-"""Looks for secrets in all that the test run puts out: answers, log lines, logs of processes, jobs in Redis.
+"""Looks for secrets in all that the test run puts out: answers, log lines, commands, processes' logs, jobs in Redis.
 
-A secret is known from the moment at which it is made, sealed or hashed, or given to an application as a setting. It
-fails the test in which it is seen, except where an endpoint is there to show it (SHOWS).
+A secret is known from the moment at which it is made, sealed, hashed or checked, or given to an application as a
+setting. It fails the test in which it is seen, except where something is there to show secrets of its kind (SHOWS).
 """
 
+import hmac
+import json
 import logging
 import re
 import secrets
+import subprocess
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
+from html import escape
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus, urlsplit
 
+import flask_wtf.csrf
 import pytest
 from argon2 import PasswordHasher
-from flask import Flask, Response, request
+from flask import Flask, Response, request, session
+from flask.testing import FlaskCliRunner
 from redis import Redis
+from rq.job import Job
 from sqlalchemy import make_url
 
 from config import Settings
-from openremedy import crypto, logs, signing
+from openremedy import crypto, logs, people, signing
 
 SHORTEST = 12  # characters; what is shorter is a word that may stand anywhere
 SHORTEST_TEXT = 20  # the same for one with blanks in it
 MARKUP = set("<{[$(")  # with these the hostile corpus goes into every field, also into those of secrets
+AROUND = 40  # characters told on both sides of one that is found; it and others near it are masked
+
 # Whole words are looked up, so ten thousand secrets cost no more than one.
 WORD = re.compile(rf"[\w-]{{{SHORTEST},}}", re.ASCII)
-OURS = re.compile(rf"(?:{crypto.WEBHOOK_SECRET}|{crypto.API_TOKEN}|{crypto.SOURCE_TOKEN})[\w-]{{20,}}", re.ASCII)
-KEPT_LINES = 40  # characters around one that is found; the secret itself is masked
+# What JSON and URLs put in front of a word would else be taken for its beginning.
+ESCAPES = re.compile(r'\\u[0-9a-fA-F]{4}|\\[a-z"\\/]|%[0-9a-fA-F]{2}')
 
-# Endpoints that show a secret, for that is what they are for: once, where it is made, or again to somebody who has just
-# given the password.
-SHOWS = frozenset(
-    {
-        "POST api.add_source",
-        "POST api.rotate_source",
-        "POST ui.add_source",
-        "POST ui.admin_create_tenant",
-        "POST ui.admin_invite",
-        "POST ui.admin_reset_link",
-        "POST ui.create_token",
-        "POST ui.invite_member",
-        "POST ui.reveal_secret",
-        "POST ui.rotate_secret",
-        "POST ui.rotate_source",
-        "GET ui.link",
-        "POST ui.take_link",
-    }
-)
+WEBHOOK, API, SOURCE = "a webhook secret", "an API token", "a source's token"
+LINK, SIGN_IN, SEALED = "a link's token", "a sign-in's token", "a sealed secret"
+MADE, TRIED = "a generated secret", "a token that was tried"
+WEAK = {MADE, TRIED}  # whoever knows better what it is says so afterwards
+PREFIXES = {crypto.WEBHOOK_SECRET: WEBHOOK, crypto.API_TOKEN: API, crypto.SOURCE_TOKEN: SOURCE}
+OURS = re.compile(rf"(?:{'|'.join(PREFIXES)})[\w-]{{20,}}", re.ASCII)
+
+_digest = hmac.digest  # itself: tests count the calls of the one in the module
+
+# What is there to show a secret, and of which kinds: once, where it is made, or again to somebody who has just given
+# the password. tests/test_leaks.py holds each of them to be needed.
+SHOWS: Mapping[str, frozenset[str]] = {
+    "POST api.add_source": frozenset({SOURCE}),
+    "POST api.rotate_source": frozenset({SOURCE}),
+    "POST ui.add_source": frozenset({SOURCE}),
+    "POST ui.rotate_source": frozenset({SOURCE}),
+    "POST ui.admin_create_tenant": frozenset({WEBHOOK}),
+    "POST ui.reveal_secret": frozenset({WEBHOOK}),
+    "POST ui.rotate_secret": frozenset({WEBHOOK}),
+    "POST ui.create_token": frozenset({API}),
+    "POST ui.admin_invite": frozenset({LINK}),
+    "POST ui.admin_reset_link": frozenset({LINK}),
+    "POST ui.invite_member": frozenset({LINK}),
+    "GET ui.link": frozenset({LINK}),
+    "POST ui.take_link": frozenset({LINK}),
+    "flask tenant create": frozenset({WEBHOOK, SEALED}),
+    "flask tenant rotate-secret": frozenset({WEBHOOK}),
+    "flask source add": frozenset({SOURCE}),
+    "flask source rotate": frozenset({SOURCE}),
+    "flask token create": frozenset({API}),
+    "flask user link": frozenset({LINK}),
+}
+GROUPS = {name.split()[1] for name in SHOWS if name.startswith("flask ")} | {"recipe", "classify"}
+# What a session is there to hold; everything else in it is for a browser to read.
+OF_A_SESSION = {"sign_in", "csrf_token", "oidc"}
+# The launcher's own lines at its first start, apart from those of the programs that it runs.
+FIRST_STEPS = re.compile(r"  (?:webhook secret  |viewer token    |curl |http)")
 
 
 class Watch:
     """What is secret, and what has been seen of it."""
 
     def __init__(self) -> None:
-        self.words: dict[str, str] = {}  # secrets that are one word: what they are
-        self.texts: dict[str, str] = {}  # others
-        self.proofs: set[str] = set()  # signatures that would be accepted; nothing for a log
+        self.words: dict[str, str] = {}  # secrets that are one word: of what kind they are
+        self.texts: dict[str, str] = {}  # others, as they stand in text, HTML, JSON and URLs
+        self.proofs: dict[str, str] = {}  # what proves something in this test; an answer may show it, a log not
         self.seen: list[str] = []
-        self.shown: set[str] = set()  # of SHOWS, what has shown one
+        self.shown: set[tuple[str, str]] = set()  # of SHOWS, what has shown which kind
 
-    def learn(self, secret: str | None, what: str) -> None:
-        """From here on it must not be seen."""
+    def learn(self, secret: str | None, kind: str) -> None:
+        """From here on it must not be seen. The first kind stands, unless it is a weak one."""
         plain = (secret or "").rstrip("=")
+        kind = next((ours for prefix, ours in PREFIXES.items() if plain.startswith(prefix)), kind)
         if WORD.fullmatch(plain):
-            self.words[plain] = what
-        elif len(plain) >= SHORTEST_TEXT and not set(plain) & MARKUP:
-            self.texts[plain] = what
+            if self.words.get(plain, MADE) in WEAK:
+                self.words[plain] = kind
+        elif len(plain) >= (SHORTEST_TEXT if " " in plain else SHORTEST) and not set(plain) & MARKUP:
+            forms = (plain, escape(plain), json.dumps(plain)[1:-1], quote(plain, safe=""), quote_plus(plain))
+            self.texts |= dict.fromkeys(forms, kind)
 
-    def found(self, text: str, log: bool = False) -> list[str]:
-        """What of it is a secret, in words that do not tell it."""
-        known = [(word, self.words[word]) for word in WORD.findall(text) if word in self.words]
-        known += [(secret, what) for secret, what in self.texts.items() if secret in text]
+    def found(self, text: str, log: bool = False) -> list[tuple[str, str]]:
+        """The kinds of secrets in it, and where, in words that do not tell them."""
+        bare = ESCAPES.sub(" ", text)
+        words = WORD.findall(bare)
+        known = {word: self.words[word] for word in words if word in self.words}
+        known |= {secret: kind for secret, kind in self.texts.items() if secret in text}
         if log:
-            known += [(word, "an expected signature") for word in WORD.findall(text) if word in self.proofs]
-            known += [(word, "a secret by its prefix") for word in OURS.findall(text)]
-        return [f"{what}: {_around(text, secret)}" for secret, what in known]
+            known |= {word: self.proofs[word] for word in words if word in self.proofs}
+            known |= {word: PREFIXES[word[: word.index("_") + 1]] for word in OURS.findall(bare)}
+        return [(kind, _around(text, secret, known)) for secret, kind in known.items()]
 
     def look(self, text: str, where: str, log: bool = False) -> None:
-        """Remember what of it is a secret."""
-        self.seen += [f"{where}: {one}" for one in self.found(text, log)]
+        """Remember what of it is a secret that may not be shown there."""
+        for kind, told in self.found(text, log):
+            if kind in SHOWS.get(where, ()):
+                self.shown.add((where, kind))
+            else:
+                self.seen.append(f"{where}: {kind}: {told}")
 
     def log_of(self, file: Path) -> None:
         """What a process has written."""
@@ -89,16 +127,37 @@ class Watch:
             for line in file.read_text(errors="replace").splitlines():
                 self.look(line, file.name, log=True)
 
+    def command(self, words: Sequence[str], output: str) -> None:
+        """What `flask WORDS` has printed."""
+        names = list(takewhile(lambda word: not word.startswith("-"), words))
+        count = 2 if names and names[0] in GROUPS else 1
+        self.look(output, " ".join(["flask", *names[:count]]), log=True)
+
+    def launcher(self, output: str, data_dir: Path) -> None:
+        """What `make run` has printed; the keys that it keeps in its folder may stand nowhere."""
+        for name in ("secret_key", "encryption_keys"):
+            if (file := data_dir / name).exists():
+                self.learn(file.read_text().strip(), name.upper())
+        for line in output.splitlines():
+            self.look(line, "make run", log=not FIRST_STEPS.match(line))
+
     def take(self) -> list[str]:
         """What was seen since the last time."""
         seen, self.seen = self.seen, []
+        self.proofs.clear()
         return list(dict.fromkeys(seen))
 
+    def report(self) -> None:
+        """Fail for what was seen."""
+        if seen := self.take():
+            pytest.fail("A secret was put out:\n" + "\n".join(seen), pytrace=False)
 
-def _around(text: str, secret: str) -> str:
-    position = text.index(secret)
-    before, after = text[max(0, position - KEPT_LINES) : position], text[position + len(secret) :][:KEPT_LINES]
-    return f"{before}[{len(secret)} characters]{after}"
+
+def _around(text: str, secret: str, known: Iterable[str]) -> str:
+    parts = text.partition(secret)
+    for other in sorted(known, key=len, reverse=True):
+        parts = tuple(part.replace(other, "[another]") for part in parts)
+    return " ".join(f"{parts[0][-AROUND:]}[{len(secret)} characters]{parts[2][:AROUND]}".split())
 
 
 watch = Watch()
@@ -111,109 +170,156 @@ def watching() -> Iterator[None]:
         _learn(patch)
         _look(patch)
         yield
+        watch.report()  # what servers of the whole run have logged until their end
+
+
+# ---------------------------------------------------------------- what is secret
 
 
 def _learn(patch: pytest.MonkeyPatch) -> None:
-    urlsafe = secrets.token_urlsafe
-
-    def made(size: int | None = None) -> str:
-        token = urlsafe(size)
-        watch.learn(token, "a generated secret")
-        return token
-
-    def generated(prefix: str) -> str:
-        token = generate(prefix)
-        watch.learn(token, f"a secret {prefix}")
-        return token
-
-    def signed(secret: bytes, body: bytes) -> str:
-        signature = sign(secret, body)
-        watch.proofs.add(signature.removeprefix(signing.PREFIX))
-        return signature
-
-    generate, sign = crypto.generate, signing.sign
-    patch.setattr(secrets, "token_urlsafe", made)
-    patch.setattr(crypto, "generate", generated)
-    patch.setattr(signing, "sign", signed)
-    _first_argument(patch, crypto.Vault, "lock", "a sealed secret")
-    _first_argument(patch, PasswordHasher, "hash", "a password")
+    _after(patch, secrets, "token_urlsafe", lambda made, *_: watch.learn(made, MADE))
+    _after(patch, crypto, "generate", lambda made, *_: watch.learn(made, MADE))
+    _after(patch, people, "make_link", lambda made, *_: watch.learn(made, LINK))
+    _after(patch, people, "let_in", lambda made, *_: watch.learn(made, SIGN_IN))
+    _before(patch, crypto, "hashed", lambda token: watch.learn(token, TRIED))
+    _before(patch, crypto.Vault, "lock", lambda _, plain: watch.learn(plain, SEALED))
+    _before(patch, PasswordHasher, "hash", lambda _, password, *__: watch.learn(password, "a password"))
+    _before(patch, PasswordHasher, "verify", lambda _, __, tried: watch.learn(tried, "a password that was tried"))
+    _after(patch, Settings, "__init__", lambda _, settings, *__: of_settings(settings))
+    _after(patch, signing, "matching", _of_refused)
+    _after(patch, hmac, "digest", lambda made, *_: _proof(made.hex(), "an expected signature"))
+    _after(patch, hmac, "new", lambda made, *_: _proof(made.hexdigest(), "an expected signature"))
+    _after(patch, flask_wtf.csrf, "generate_csrf", lambda made, *_: _proof(made, "a form's token"))
 
 
-def _first_argument(patch: pytest.MonkeyPatch, owner: type, name: str, what: str) -> None:
-    before = getattr(owner, name)
+def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, learn: Callable[..., None]) -> None:
+    function = getattr(owner, name)
 
-    @wraps(before)
-    def learning(self: Any, plain: str, *rest: Any) -> Any:
-        watch.learn(plain, what)
-        return before(self, plain, *rest)
+    @wraps(function)
+    def learning(*given: Any, **named: Any) -> Any:
+        learn(*given)
+        return function(*given, **named)
 
     patch.setattr(owner, name, learning)
+
+
+def _after(patch: pytest.MonkeyPatch, owner: Any, name: str, learn: Callable[..., None]) -> None:
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def learning(*given: Any, **named: Any) -> Any:
+        result = function(*given, **named)
+        learn(result, *given)
+        return result
+
+    patch.setattr(owner, name, learning)
+
+
+def _proof(text: str, kind: str) -> None:
+    watch.proofs |= dict.fromkeys(WORD.findall(text), kind)
+
+
+def _of_refused(position: int | None, keys: Sequence[bytes], body: bytes, _header: str | None) -> None:
+    """The right signature of a body that came with a wrong one: who is told it, is let in."""
+    for key in keys if position is None else ():
+        watch.learn(_digest(key, body, "sha256").hex(), "the signature that a refused body should have had")
 
 
 def of_settings(settings: Settings) -> None:
     """What an application is given."""
     given = {
-        "SECRET_KEY": [settings.secret_key],
+        "SECRET_KEY": [settings.secret_key, *settings.secret_key_fallbacks],
         "ENCRYPTION_KEYS": settings.encryption_keys,
         "OPENAI_API_KEY": [settings.openai_api_key],
         "METRICS_TOKEN": [settings.metrics_token],
         "OIDC_CLIENT_SECRET": [settings.oidc_client_secret],
         "a database's password": [make_url(settings.database_url).password],
+        "the password of Redis": [urlsplit(settings.redis_url).password],
     }
     for name, values in given.items():
         for value in values:
             watch.learn(value, name)
 
 
+# ---------------------------------------------------------------- what is put out
+
+
 def _look(patch: pytest.MonkeyPatch) -> None:
-    write, emit, finalize = logs._StandardError.write, logging.StreamHandler.emit, Flask.finalize_request
+    _before(patch, logs._StandardError, "write", lambda _, text: watch.look(text, "a log line", log=True))
+    _before(patch, logging.StreamHandler, "emit", _logged)
+    _after(patch, Flask, "finalize_request", lambda response, *_: _answered(response))
+    _after(patch, Job, "to_dict", lambda job, *_: _stored(job.values(), "a job"))
+    invoke, run = FlaskCliRunner.invoke, subprocess.run
 
-    def written(self: Any, text: str) -> None:
-        watch.look(text, "a log line", log=True)
-        write(self, text)
+    def invoked(self: Any, cli: Any = None, args: Sequence[str] = (), **more: Any) -> Any:
+        done = invoke(self, cli, args, **more)
+        watch.command(args, done.output)
+        return done
 
-    def emitted(self: Any, record: logging.LogRecord) -> None:
-        watch.look(self.format(record), "a log line", log=True)
-        emit(self, record)
+    def ran(command: Any, *rest: Any, **more: Any) -> Any:
+        try:
+            done = run(command, *rest, **more)
+        except subprocess.CalledProcessError as failed:
+            _printed(command, failed)
+            raise
+        _printed(command, done)
+        return done
 
-    def finalized(self: Flask, value: Any, *rest: Any, **more: Any) -> Response:
-        return _answered(finalize(self, value, *rest, **more))
-
-    patch.setattr(logs._StandardError, "write", written)
-    patch.setattr(logging.StreamHandler, "emit", emitted)
-    patch.setattr(Flask, "finalize_request", finalized)
+    patch.setattr(FlaskCliRunner, "invoke", invoked)
+    patch.setattr(subprocess, "run", ran)
 
 
-def _answered(response: Response) -> Response:
+def _logged(handler: logging.StreamHandler[Any], record: logging.LogRecord) -> None:
+    watch.look(handler.format(record), "a log line", log=True)
+
+
+def _printed(command: Any, done: Any) -> None:
+    if isinstance(command, list) and "flask" in command:
+        words = command[command.index("flask") + 1 :]
+        words = words[2:] if words[:1] == ["--app"] else words
+        for output in filter(None, (done.stdout, done.stderr)):
+            watch.command(words, _text(output))
+
+
+def _answered(response: Response) -> None:
     where = f"{request.method} {request.endpoint}"
-    headers = "\n".join(f"{name}: {value}" for name, value in response.headers if name != "Set-Cookie")
-    told = watch.found(headers)
+    for cookie in response.headers.getlist("Set-Cookie"):
+        for word in WORD.findall(cookie.partition("=")[2].partition(";")[0]):
+            watch.learn(word, "a session's cookie")
+    kept = {name: value for name, value in session.items() if name not in OF_A_SESSION} if session else {}
+    headers = [f"{name}: {value}" for name, value in response.headers if name != "Set-Cookie"]
+    watch.look("\n".join([*headers, json.dumps(kept, default=str)]), where)
     if response.direct_passthrough:
-        pass  # a file of the package
-    elif response.is_streamed:
+        return  # a file of the package
+    if response.is_streamed:
         response.response = _each(response.response, where)
     else:
-        told += watch.found(response.get_data(as_text=True))
-    if where in SHOWS:
-        watch.shown |= {where} if told else set()
-    else:
-        watch.seen += [f"{where}: {one}" for one in told]
-    return response
+        watch.look(_text(response.get_data()), where)
 
 
 def _each(chunks: Iterable[Any], where: str) -> Iterator[Any]:
     for chunk in chunks:
-        watch.look(chunk if isinstance(chunk, str) else chunk.decode("utf-8", "replace"), where)
+        watch.look(_text(chunk), where)
         yield chunk
 
 
 def of_redis(client: Redis) -> None:
-    """What stands in Redis, the jobs' compressed parts too."""
+    """What stands in Redis."""
     for key in client.scan_iter():
-        for value in _values(client, key):
+        _stored([key, *_values(client, key)], f"{_text(key)} in Redis")
+
+
+def _stored(values: Iterable[Any], where: str) -> None:
+    """The jobs' parts are compressed."""
+    for value in values:
+        if isinstance(value, bytes):
             with suppress(zlib.error):
                 value = zlib.decompress(value)
-            watch.look(value.decode("utf-8", "replace"), f"{key.decode('utf-8', 'replace')} in Redis")
+        watch.look(_text(value), where, log=True)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _values(client: Redis, key: bytes) -> list[bytes]:

@@ -24,6 +24,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.test import TestResponse
 from werkzeug.wrappers import Request
 
+import leaks
 from browser_client import PASSWORD, Person
 from cast import DISK_FULL, sign
 from config import Settings
@@ -65,6 +66,10 @@ every_route = pytest.mark.parametrize("endpoint", sorted(ROUTES))
 every_page = pytest.mark.parametrize("endpoint", PAGES)
 every_form = pytest.mark.parametrize("endpoint", FORMS)
 every_tenant_route = pytest.mark.parametrize("endpoint", OF_A_TENANT)
+
+
+# What a person has to have typed wrongly for a page to show its secret again.
+MISTYPED = {"ui.take_link": {"password": "short"}}
 
 
 # ---------------------------------------------------------------- the ground
@@ -286,6 +291,17 @@ def test_no_page_of_charlies_shows_a_mark_of_alices(world: World) -> None:
             for answer in world.ask(OUTSIDER, endpoint, his):
                 assert answer.status_code == ROUTES[endpoint].status_of.get(OUTSIDER, ROUTES[endpoint].status)
                 assert mark(ADMIN) not in answer.text
+
+
+@pytest.mark.parametrize("where", sorted(name for name in leaks.SHOWS if " ui." in name))
+def test_what_may_show_a_secret_shows_each_kind_that_it_may(world: World, where: str) -> None:
+    method, endpoint = where.split()
+    things = world.cast.things[ADMIN]
+    leaks.watch.shown.clear()
+    for rule in world.rules(endpoint):
+        fields = world.fields(ROUTES[endpoint], things) | MISTYPED.get(endpoint, {})
+        world.open(who_may(endpoint), method, url_of(rule, things), fields)
+    assert {kind for there, kind in leaks.watch.shown if there == where} == leaks.SHOWS[where]
 
 
 @pytest.mark.parametrize("how", ["disabled", "removed", "signed_out"])
