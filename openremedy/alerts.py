@@ -185,7 +185,7 @@ def _finite(text: str) -> float:
 
 
 def _short_integer(text: str) -> int:
-    if len(text) > MAX_NUMBER_DIGITS:
+    if len(text.removeprefix("-")) > MAX_NUMBER_DIGITS:
         raise BadBody(f"An integer has more than {MAX_NUMBER_DIGITS} digits.", code="invalid_number")
     return int(text)
 

@@ -11,7 +11,7 @@ import structlog
 from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import ProgrammingError
-from werkzeug.exceptions import HTTPException, SecurityError
+from werkzeug.exceptions import BadHost, HTTPException, SecurityError
 
 from openremedy import edge, logs, ui
 from openremedy.database import FAILED, OTHER_SCHEMA
@@ -119,7 +119,7 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     allowed = getattr(error, "valid_methods", None)  # of a 405
     if isinstance(allowed, list | tuple | set):
         problem.headers["Allow"] = ", ".join(sorted(allowed))
-    return _problem(problem)
+    return _as_json(problem) if isinstance(error, BadHost) else _problem(problem)  # no host, so no links either
 
 
 def _code_of(status: int) -> str:

@@ -3,8 +3,9 @@
 import asyncio
 import faulthandler
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from flask import current_app
@@ -12,16 +13,17 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 from rq import SimpleWorker, worker_registration
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import DequeueStrategy
 
 from config import Settings
-from openremedy import jobs
+from openremedy import evaluation_queue, jobs, tryout_queue
 from openremedy.classification import Classifier, Limits
 from openremedy.enrichment import Enricher
 from openremedy.extensions import db
-from openremedy.queue import interactive_queue, job_queue, worker_client
+from openremedy.queue import JOB, interactive_queue, job_queue, worker_client
 from openremedy.registry import adapters
 from openremedy.services import services
 
@@ -34,6 +36,7 @@ LONGEST_WAIT = 10.0  # seconds between two looks for an absent Redis
 # Seconds after which rq counts a silent worker as gone. It also bounds how long an idle one waits on a connection
 # whose other end has vanished; rq's own 420 would be longer than a verdict may take.
 WORKER_TTL = 90
+JOBS = frozenset((JOB, tryout_queue.SORT.job, evaluation_queue.SORT.job))
 
 
 class Watchdog(BaseDeathPenalty):
@@ -51,12 +54,31 @@ class Watchdog(BaseDeathPenalty):
         faulthandler.cancel_dump_traceback_later()
 
 
+class OwnJob(Job):
+    """A job of ours, or one that fails: rq would call any function that whoever can write to Redis has named."""
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """What to call. Raises PermissionError."""
+        if self.instance is not None or self.func_name not in JOBS:
+            raise PermissionError("This is none of our jobs.")
+        found: Callable[..., Any] = super().func
+        return found
+
+    def restore(self, raw_data: dict[Any, bytes]) -> None:
+        """Read it, without what rq would call or send to afterwards: none of ours has any of that."""
+        super().restore(raw_data)
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self.webhooks = []
+
+
 class Worker(SimpleWorker):
     """An rq worker that does not fork per job: batches keep its indexes and connections warm, and what kills it costs
     its incidents one attempt, after which the supervisor starts the next one.
     """
 
     death_penalty_class = Watchdog
+    job_class = OwnJob
     max_connection_wait_time = LONGEST_WAIT
     asked_to_stop = False
 

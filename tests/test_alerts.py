@@ -73,6 +73,7 @@ def refusal(body: bytes | dict[str, Any]) -> Invalid:
         (b'{"a": 1e400}', "invalid_number"),
         (b'{"a": -1e400}', "invalid_number"),
         (b'{"a": ' + b"9" * 65 + b"}", "invalid_number"),
+        (b'{"a": -' + b"9" * 65 + b"}", "invalid_number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "invalid_number"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "too_deep"),
         (b"[" * 100_000 + b"]" * 100_000, "too_deep"),
@@ -87,8 +88,8 @@ def test_it_refuses_what_is_not_strict_json(body: bytes, code: str) -> None:
 
 
 def test_it_keeps_numbers_as_they_are() -> None:
-    body = b'{"a": ' + b"9" * 64 + b', "b": 1e308, "c": -0.5, "d": 1E-400}'
-    assert parse_object(body) == {"a": int("9" * 64), "b": 1e308, "c": -0.5, "d": 0.0}
+    body = b'{"a": ' + b"9" * 64 + b', "b": 1e308, "c": -0.5, "d": 1E-400, "e": -' + b"9" * 64 + b"}"
+    assert parse_object(body) == {"a": int("9" * 64), "b": 1e308, "c": -0.5, "d": 0.0, "e": -int("9" * 64)}
 
 
 @pytest.mark.parametrize("kind", ["object", "array", "mixed"])

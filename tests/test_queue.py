@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
 from redis import Redis
 from redis.exceptions import ConnectionError
-from rq.job import Job
-from rq.serializers import JSONSerializer
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry
+from rq.serializers import JSONSerializer, PickleSerializer
 
 from cast import Tenant
 from config import Settings
@@ -24,9 +29,10 @@ from openremedy import claims, jobs, workers
 from openremedy.classification import LEASE_MARGIN, RUN_SECONDS, Classifier
 from openremedy.cli import SWEEP_SECONDS
 from openremedy.extensions import db
-from openremedy.queue import JOB, PAUSE, WAKE_KEY, WAKE_SECONDS, Waker, job_queue, web_client, worker_client
+from openremedy.queue import JOB, PAUSE, QUEUE, WAKE_KEY, WAKE_SECONDS, Waker, job_queue, web_client, worker_client
 from openremedy.services import JOB_MARGIN, KEY
 from services import RedisServer, until
+from test_cli import flask
 
 JOB_TIMEOUT = 90
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -208,6 +214,58 @@ def test_of_more_than_one_worker_can_hold_another_is_told(
     run_job(app)
     assert len(queued(redis)) == jobs_queued
     assert {one["classification"] for one in alice.incidents()} == {"done"}
+
+
+# ---------------------------------------------------------------- jobs that somebody else has put there
+
+
+@pytest.fixture
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """With the Redis of the test where it has one."""
+    if "redis_url" not in request.fixturenames:
+        return settings
+    return dataclasses.replace(settings, redis_url=request.getfixturevalue("redis_url"))
+
+
+@ONE_DATABASE
+def test_a_worker_calls_no_function_that_somebody_else_has_named(
+    settings: Settings, redis: Redis, alice: Tenant, tmp_path: Path
+) -> None:
+    ours, pickled = job_queue(redis), Queue(QUEUE, connection=redis, serializer=PickleSerializer)
+    mark = tmp_path / "mark"
+    mark.mkdir()
+    call = {"args": (str(mark),)}
+    forged = [
+        ours.enqueue("os.rmdir", **call),
+        ours.enqueue("shutil.rmtree", **call),
+        pickled.enqueue("os.rmdir", **call),
+        # A module of ours is not one of our jobs, and neither is what hangs on one.
+        ours.enqueue("openremedy.jobs.services", **call),
+        ours.enqueue(f"{JOB}.__globals__", **call),
+    ]
+    done = flask(settings, "worker", "--burst")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert mark.exists()
+    assert set(FailedJobRegistry(queue=ours).get_job_ids()) == {job.id for job in forged}
+
+    alice.alert()
+    assert flask(settings, "worker", "--burst").returncode == 0
+    assert alice.incidents()[0]["classification"] == "done", "what is ours is done all the same"
+
+
+@ONE_DATABASE
+def test_a_worker_calls_nobody_and_posts_nowhere_after_a_job(settings: Settings, redis: Redis, alice: Tenant) -> None:
+    """Whatever the job in Redis says about it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        posts = [{"url": f"http://127.0.0.1:{listener.getsockname()[1]}/", "job_status": "finished", "timeout": 1}]
+        job = job_queue(redis).enqueue(JOB, result_ttl=60)
+        after = dict.fromkeys(("success_callback_name", "failure_callback_name"), "os.rmdir")
+        redis.hset(job.key, mapping=after | {"webhooks": json.dumps(posts)})
+        assert flask(settings, "worker", "--burst").returncode == 0
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert job.get_status(refresh=True) is JobStatus.FINISHED, "a callback would have failed it"
 
 
 # ---------------------------------------------------------------- the worker's own settings

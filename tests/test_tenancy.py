@@ -24,6 +24,7 @@ from openremedy.models import (
     AlertRecord,
     Delivery,
     Incident,
+    Recipe,
     Role,
     Source,
     SourceSecret,
@@ -189,6 +190,91 @@ def test_no_list_filter_or_search_shows_or_counts_anything_of_alices(
     for query in ({}, {"accepted": "false"}, {"reason": "invalid_json"}, {"limit": 1}):
         assert charlie.get("/deliveries", **query) == {"items": [], "next_cursor": None}, query
     assert "only-alices" not in {one["slug"] for one in charlie.get("/recipes", limit=200)["items"]}
+
+
+def test_a_cursor_of_alices_tells_charlie_nothing(alice: Tenant, charlie: Tenant, hers: Things, app: Flask) -> None:
+    """It is a place in a list: whether there is anything of hers at it makes no difference to his."""
+    receipt = charlie.alert()
+    charlie.source("grafana")
+    his = {one["id"] for path in ("/incidents", "/deliveries", "/sources") for one in charlie.get(path)["items"]}
+    assert receipt["incident_id"] in his
+    for path, real in (
+        ("/incidents", hers.incident_id),
+        ("/deliveries", hers.delivery_id),
+        ("/sources", hers.source_id),
+        ("/recipes", str(alice_recipe(app, hers.slug))),
+    ):
+        near = str(int(real) + 1) if real.isdigit() else real[:-1] + ("1" if real[-1] != "1" else "2")
+        found = charlie.get(path, cursor=real, limit=200)
+        assert found == charlie.get(path, cursor=near, limit=200)
+        assert {one["id"] for one in found["items"] if "id" in one} <= his
+
+
+def alice_recipe(app: Flask, slug: str) -> int:
+    """The number of a recipe that is only Alice's."""
+    with app.app_context():
+        found: int = db.session.scalars(select(Recipe.id).where(Recipe.slug == slug)).one()
+        return found
+
+
+# What rows of ours have, and no request may set.
+PLANTED = {
+    "tenant_id": 1,
+    "tenant": "alice",
+    "id": "1",
+    "user_id": 1,
+    "role": "admin",
+    "status": "resolved",
+    "token": "chosen",
+    "token_hash": "0" * 64,
+    "created_at": "2020-01-01T00:00:00Z",
+    "outcomes": {},
+    "verdict": {},
+}
+
+
+def test_no_body_sets_what_it_is_not_asked_for(alice: Tenant, hers: Things, client: FlaskClient, app: Flask) -> None:
+    before = everything(app)
+    asked = [(*key, route["body"]) for key, route in (WITH_AN_ID | MAKING).items() if "body" in route]
+    assert len(asked) >= 6
+    for method, rule, body in asked:
+        for name, value in PLANTED.items():
+            answer = call(client, method, hers.url(rule), alice.token, body | {name: value})
+            assert answer.status_code == 422, (method, rule, name)
+            assert name in answer.get_json()["error"]["fields"]
+    assert everything(app) == before
+
+
+def test_an_action_without_a_body_reads_none(alice: Tenant, hers: Things, client: FlaskClient) -> None:
+    url = hers.url("/api/v1/incidents/<incident_id>/acknowledge")
+    assert call(client, "POST", url, alice.token, PLANTED).get_json()["status"] == "acknowledged"
+    assert alice.incident(hers.incident_id)["verdict"] is None
+
+
+def test_a_sender_says_nothing_of_what_is_ours_to_say(alice: Tenant, charlie: Tenant) -> None:
+    ours = PLANTED | {"occurrences": 99, "classification": "done", "recipe": "disk-full", "first_seen": "2020-01-01"}
+    del ours["status"]  # this one is a sender's to say
+    receipt = alice.alert(tenant_slug="charlie", **{name: value for name, value in ours.items() if name != "tenant"})
+    incident = alice.incident(receipt["incident_id"])
+    assert (incident["occurrences"], incident["classification"], incident["verdict"]) == (1, "pending", None)
+    assert incident["first_seen"] > "2026"
+    assert incident["id"] != "1"
+    assert charlie.incidents() == []
+
+
+def test_a_method_is_not_overridden_and_no_other_site_may_read_an_answer(
+    alice: Tenant, hers: Things, client: FlaskClient, app: Flask
+) -> None:
+    before = everything(app)
+    override = dict.fromkeys(("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"), "DELETE")
+    foreign = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    for method, rule in (WITH_AN_ID | LISTS | MAKING).keys() | OPEN:
+        url = hers.url(rule).replace("<tenant>", alice.slug)
+        for asked in ("GET", "OPTIONS"):
+            answer = client.open(f"{url}?_method={method}", method=asked, headers=alice.auth | override | foreign)
+            assert answer.status_code < 500
+            assert not [name for name, _ in answer.headers if name.lower().startswith("access-control-")], url
+    assert everything(app) == before
 
 
 def test_nothing_of_alices_stands_in_any_answer_to_charlie(charlie: Tenant, hers: Things, client: FlaskClient) -> None:

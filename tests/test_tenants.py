@@ -1,7 +1,9 @@
 """The first start, and what an admin may choose for a tenant."""
 
+import base64
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -39,6 +41,17 @@ def test_a_first_start_that_breaks_half_way_leaves_nothing_behind(app: Flask, mo
         db.session.rollback()  # on SQLite a session that has read holds the write lock
         assert counts == [0, 0]
         assert tenants.ensure_first_tenant(db.engine, services().vault) is not None
+
+
+def test_a_secret_that_we_make_is_long_known_by_its_prefix_and_never_the_same(app: Flask) -> None:
+    with app.app_context():
+        made = [tenants.create_tenant(db.session(), services().vault, f"tenant-{number}") for number in range(5)]
+        made += [tenants.rotate_secret(db.session(), services().vault, "tenant-0", timedelta(0))[0] for _ in range(5)]
+    assert len(set(made)) == 10
+    for secret in made:
+        prefix, _, random = secret.partition("_")
+        assert prefix == "orwh"
+        assert len(base64.urlsafe_b64decode(random + "=" * (-len(random) % 4))) >= 24
 
 
 # ---------------------------------------------------------------- what an admin chose

@@ -12,11 +12,12 @@ from html import unescape
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from sqlalchemy import select, update
 from werkzeug.datastructures import ImmutableMultiDict
@@ -25,6 +26,7 @@ from werkzeug.test import TestResponse
 from werkzeug.wrappers import Request
 
 import leaks
+from answers import refused
 from browser_client import PASSWORD, Person
 from cast import DISK_FULL, sign
 from config import Settings
@@ -33,7 +35,7 @@ from openremedy import people
 from openremedy.app import create_app
 from openremedy.extensions import db
 from openremedy.models import AuditLine, LinkPurpose, Membership, Role, SignIn, Tenant, User, now
-from openremedy.services import services
+from openremedy.services import KEY, services
 from openremedy.ui import POLICY
 from openremedy.ui.access import ACCESS, Access
 from services import PostgresServer, RedisServer
@@ -61,6 +63,8 @@ PAGES = sorted(name for name, route in ROUTES.items() if isinstance(route, Page)
 FORMS = sorted(name for name, route in ROUTES.items() if isinstance(route, Form))
 OF_A_TENANT = sorted(WHO[VIEWER] | WHO[RESPONDER] | WHO[ADMIN])
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+FORM = "application/x-www-form-urlencoded"
+OVERRIDDEN = dict.fromkeys(("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"), "POST")
 
 every_route = pytest.mark.parametrize("endpoint", sorted(ROUTES))
 every_page = pytest.mark.parametrize("endpoint", PAGES)
@@ -416,6 +420,42 @@ def test_a_form_without_the_token_of_this_browser_changes_nothing(world: World, 
 
 
 @every_form
+def test_nothing_but_a_form_is_taken_for_one(world: World, endpoint: str) -> None:
+    """Another site can have a browser send a query, and with some luck JSON or text."""
+    name = who_may(endpoint)
+    visitor, things = world.visitors[name], world.cast.things[ADMIN]
+    for rule in world.rules(endpoint):
+        url = url_of(rule, things)
+        told = world.fields(ROUTES[endpoint], things) | {"csrf_token": visitor.token}
+        client = world.app.test_client(use_cookies=False)
+        headers = {"Cookie": visitor.cookie, "Accept": "text/html", "Origin": "https://evil.example"}
+        for answer in (
+            client.post(url, query_string=told, headers=headers),
+            client.post(url, json=told, headers=headers),
+            client.post(url, data=urlencode(told), content_type="text/plain", headers=headers),
+            client.post(url, data=f"csrf_token=x&{urlencode(told)}", content_type=FORM, headers=headers),
+            client.get(url, query_string=told | {"_method": "POST"}, headers=headers | OVERRIDDEN),
+        ):
+            assert answer.status_code in (200, 302, 400, 404, 405), answer.status_code
+    assert _without_strays(world.rows()) == world.as_new
+
+
+def test_of_a_form_that_a_stranger_sends_little_is_read(world: World) -> None:
+    """To read megabytes of percent code takes a processor seconds, and nobody has to be known to send them."""
+    client = world.app.test_client()
+    for endpoint in sorted(WHO[ANYONE] & set(FORMS)):
+        for rule in world.rules(endpoint):
+            url = url_of(rule, world.cast.things[ADMIN])
+            for kind in (FORM, "multipart/form-data; boundary=x"):
+                answer = client.post(url, data=b"%" * 40_000, content_type=kind, headers={"Accept": "text/html"})
+                assert answer.status_code == 413, (endpoint, kind)
+                check_error_page(answer)
+    assert attempt(world, address(ADMIN), "\U0001f98a" * 1000, "192.0.2.1").status_code == 401, (
+        "the longest password fits"
+    )
+
+
+@every_form
 def test_a_form_with_the_right_token_changes_something(world: World, endpoint: str) -> None:
     name = ADMIN if endpoint in ("ui.sign_out", "ui.sign_out_others") else who_may(endpoint)
     world.ask(name, endpoint)
@@ -468,9 +508,29 @@ def test_signing_in_replaces_the_session_and_signing_out_ends_it(world: World) -
 def test_a_changed_or_forged_cookie_is_nobody(world: World) -> None:
     cookie = world.visitors[SUPERADMIN].cookie
     name, _, value = cookie.partition("=")
-    for forged in (value[:-3] + "aaa", value + "x", "", "{}", "eyJzaWduX2luIjoiMSJ9.aaaa.bbbb", "x" * 3000):
-        answer = world.app.test_client(use_cookies=False).get("/account", headers={"Cookie": f"{name}={forged}"})
-        assert answer.status_code == 302
+    forgeries = (value[:-3] + "aaa", value + "x", "", "{}", "eyJzaWduX2luIjoiMSJ9.aaaa.bbbb", "x" * 3000)
+    for forged in forgeries:
+        assert status_with(world, f"{name}={forged}") == 302
+
+
+def test_the_cookie_of_another_installation_is_nobody(world: World) -> None:
+    name, _, value = world.visitors[SUPERADMIN].cookie.partition("=")
+
+    def serializer(secret_key: str) -> Any:
+        app = Flask("elsewhere", static_folder=None)
+        app.secret_key = secret_key
+        return SecureCookieSessionInterface().get_signing_serializer(app)
+
+    ours, theirs = serializer(world.app.config["SECRET_KEY"]), serializer(uuid.uuid4().hex * 2)
+    held = ours.loads(value)
+    assert status_with(world, f"{name}={ours.dumps(held)}") == 200
+    assert status_with(world, f"{name}={theirs.dumps(held)}") == 302
+
+
+def status_with(world: World, cookies: str) -> int:
+    """What the page of one's own account answers to these cookies."""
+    client = world.app.test_client(use_cookies=False)
+    return client.get("/account", headers={"Cookie": cookies}).status_code
 
 
 @pytest.fixture
@@ -515,6 +575,26 @@ def test_passwords_are_tried_ten_times_from_one_address_and_the_owner_is_not_loc
     assert attempt(world, address(ADMIN), PASSWORD, "192.0.2.1").status_code == 429, "the right one neither, there"
     assert attempt(world, address(ADMIN), PASSWORD, "127.0.0.1").status_code == 303, "where she has signed in before"
     assert attempt(world, address(ADMIN), PASSWORD, "198.51.100.7").status_code == 303, "and elsewhere"
+
+
+def test_an_account_is_counted_however_its_address_is_written(world: World) -> None:
+    spellings = (
+        "alice@example.com",
+        "ALICE@EXAMPLE.COM",
+        "Alice@example.com ",
+        "\u00a0alice@example.com",
+        "aLICE@example.com",
+    )
+    tried = [attempt(world, spelling, "wrong", "192.0.2.1").status_code for spelling in spellings * 2]
+    assert tried == [401] * 10
+    assert {attempt(world, spelling, PASSWORD, "192.0.2.1").status_code for spelling in spellings} == {429}
+
+
+def test_nobody_uses_up_the_passwords_of_another_address_by_a_longer_account(world: World) -> None:
+    hers, theirs = (address(ADMIN), "192.0.2.1"), (f"{address(ADMIN)}1", "92.0.2.1")
+    assert "".join(hers) == "".join(theirs)
+    assert [attempt(world, theirs[0], "wrong", theirs[1]).status_code for _ in range(11)] == [401] * 10 + [429]
+    assert attempt(world, hers[0], PASSWORD, hers[1]).status_code == 303
 
 
 def test_many_addresses_together_do_not_lock_the_owner_out(world: World) -> None:
@@ -630,6 +710,25 @@ def test_a_page_takes_no_address_from_the_host_header(world: World, endpoint: st
         for answer in world.ask(name, endpoint, headers=evil):
             assert "evil.example" not in answer.text
             assert "evil.example" not in (answer.location or "")
+
+
+@every_form
+def test_what_a_form_answers_takes_no_address_from_the_host_header(world: World, endpoint: str) -> None:
+    """Above all the links that are shown once: invitations and new passwords."""
+    evil = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "X-Forwarded-Prefix": "/evil.example"}
+    for answer in world.ask(who_may(endpoint), endpoint, headers=evil):
+        assert answer.status_code == expected(who_may(endpoint), endpoint)
+        assert "evil.example" not in answer.text
+        assert "evil.example" not in (answer.location or "")
+    if endpoint in ("ui.invite_member", "ui.admin_invite", "ui.admin_reset_link"):
+        assert f"{world.app.extensions[KEY].settings.public_url}/link/" in answer.text
+
+
+@pytest.mark.parametrize("host", ["..", ".a", "a..b", "x" * 64, "x" * 3000])
+def test_a_host_that_can_be_none_is_refused_and_no_error(world: World, host: str) -> None:
+    for path in ("/sign-in", "/", "/t/alice/", "/static/app.css", "/healthz", "/api/v1/incidents", "/nowhere"):
+        answer = world.open(NOBODY, "GET", path, headers={"Host": host})
+        refused(answer, 400, "validation_error")
 
 
 def test_a_host_that_is_not_trusted_finds_nothing(app_with: Callable[..., Flask]) -> None:

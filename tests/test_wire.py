@@ -213,6 +213,43 @@ def test_an_ambiguous_head_is_refused(server: Stack, lines: tuple[str | bytes, .
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def asked(server: Stack, *lines: str) -> bytes:
+    """What a page that wants a sign-in answers, but for what is another each time."""
+    sent = "\r\n".join(["GET /account HTTP/1.1", "Host: localhost", "Connection: close", *lines])
+    answer = talk(server, sent.encode() + b"\r\n\r\n")
+    return re.sub(rb"(Date|X-Request-ID): [^\r]*", b"", answer)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("SCRIPT_NAME: /evil",),
+        ("PATH_INFO: /healthz",),
+        ("REMOTE_USER: root", "REMOTE_ADDR: 192.0.2.1"),
+        ("X-Script-Name: /evil", "X-Forwarded-Prefix: /evil", "X-Forwarded-Port: 1"),
+        ("X-Forwarded-Host: evil.example", "X-Forwarded-Server: evil.example"),
+        ("Forwarded: for=192.0.2.1;host=evil.example;proto=https",),
+        ("X-Forwarded-Proto: https", "X-Forwarded-Ssl: off"),
+        ("X-Forwarded-Protocol: ssl",),
+        ("X-Original-URL: /healthz", "X-Rewrite-URL: /healthz"),
+        ("X-Request-ID: 00000000000000000000000000000000", "X-Correlation-ID: 0"),
+    ],
+)
+def test_no_header_leads_a_request_elsewhere_or_speaks_for_a_proxy(server: Stack, lines: tuple[str, ...]) -> None:
+    plain = asked(server)
+    assert status(plain) == 302
+    assert asked(server, *lines) == plain
+    assert b"0" * 32 not in talk(server, head(*lines, "Content-Length: 0"))
+
+
+def test_a_signature_behind_the_body_is_none(server: Stack) -> None:
+    """In a trailer it comes when the body has been read."""
+    for name in ("X-OpenRemedy-Signature", "Content-Length"):
+        line = signature(server, BODY).replace("X-OpenRemedy-Signature", name)
+        body = chunked(BODY).removesuffix(b"\r\n") + line.encode() + b"\r\n\r\n"
+        assert status(talk(server, head("Transfer-Encoding: chunked", f"Trailer: {name}") + body)) in (400, 401)
+
+
 def test_a_coded_transfer_is_refused(server: Stack) -> None:
     answer = talk(server, head(signature(server, BODY), "Transfer-Encoding: gzip, chunked") + chunked(BODY))
     assert status(answer) == 415

@@ -25,6 +25,7 @@ blueprint = Blueprint("ui", "openremedy", static_folder="static", static_url_pat
 csrf = CSRFProtect()
 SAFE = ("GET", "HEAD")
 TOKEN = "sign_in"  # nosec B105 # noqa: S105 - the name of a value in the session
+STRANGERS_FORM = 32 << 10  # bytes; megabytes of percent code take seconds to read, and nobody has signed in for them
 View = Callable[..., ResponseReturnValue]
 
 
@@ -127,8 +128,10 @@ def _before() -> None:
     """A change needs the token of this browser's own pages; a read takes no write lock."""
     if request.method in SAFE:
         db.session.connection(execution_options={"sqlite_readonly": True})
-    else:
-        csrf.protect()
+        return
+    if TOKEN not in session:
+        request.max_content_length = STRANGERS_FORM
+    csrf.protect()
 
 
 # ---------------------------------------------------------------- who is here

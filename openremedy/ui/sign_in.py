@@ -24,7 +24,8 @@ PER_ACCOUNT = f"100 per {WINDOW}"
 # ---------------------------------------------------------------- how often a password may be tried
 
 
-@limiter.shared_limit(PER_ACCOUNT_HERE, scope="password-account-here", key_func=lambda: g.trying + client_key())
+# The address stands first: it has no blank, so that no two pairs have the same key, whatever is typed.
+@limiter.shared_limit(PER_ACCOUNT_HERE, scope="password-account-here", key_func=lambda: f"{client_key()} {g.trying}")
 def _charge_here() -> None:
     """Count a password of this account from this address."""
 
