@@ -295,13 +295,10 @@ def test_at_the_end_of_the_run(chatty):
 """
 
 
-@pytest.mark.parametrize("how", [[], ["-n", "1", "--dist", "loadfile"]], ids=["alone", "xdist"])
-def test_a_run_in_which_a_secret_is_put_out_fails(
-    how: list[str], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_in_which_a_secret_is_put_out_fails(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     pytester.makepyfile(PLANTED)
-    done = pytester.runpytest_subprocess("-p", "conftest", "-p", "no:valkey", *how)
+    done = pytester.runpytest_subprocess("-p", "conftest", "-p", "no:valkey", "-n", "1", "--dist", "loadfile")
     done.assert_outcomes(passed=4, errors=3)
     done.stdout.fnmatch_lines(
         ["*GET x: SECRET_KEY: ?*", "*a log line: a source's token*", "*server.log: a source's token*"]
