@@ -48,6 +48,7 @@ MAX_SAMPLE_BYTES = 64 * 1024
 SAMPLES_AN_HOUR = 20  # per tenant and reason
 SAMPLES_KEPT = 500  # per tenant
 MAX_STRAYS = 100  # between two writes
+STRAYS_AN_HOUR = 60  # of one person on one route; nothing ever leaves the log, so nobody may fill it
 CANONICAL = 0
 
 # Slug (or tenant), adapter, source, reason, minute.
@@ -98,6 +99,8 @@ class Tally:
         self._source_secrets: set[int] = set()
         self._sign_ins: set[int] = set()
         self._strays: list[dict[str, Any]] = []
+        self._strayed: Counter[tuple[str, int | None, str]] = Counter()
+        self._strayed_in = now()
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -143,9 +146,14 @@ class Tally:
         self._start()
 
     def strayed(self, actor: Actor, tenant_id: int | None, route: str) -> None:
-        """Remember that somebody known asked for what is not there, or not theirs."""
+        """Remember that somebody known asked for what is not there, or not theirs, unless they do so all the time."""
+        who = (actor.name, tenant_id, route)
         with self._lock:
-            if len(self._strays) < MAX_STRAYS:
+            if now() - self._strayed_in > timedelta(hours=1):
+                self._strayed.clear()
+                self._strayed_in = now()
+            self._strayed[who] += 1
+            if self._strayed[who] <= STRAYS_AN_HOUR and len(self._strays) < MAX_STRAYS:
                 self._strays.append(audit.row(actor, tenant_id, "nothing.found", route))
         self._start()
 

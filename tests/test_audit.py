@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from flask import Flask
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
@@ -19,6 +22,7 @@ from openremedy.audit import Actor, Filters
 from openremedy.extensions import db
 from openremedy.models import AuditLine, Role, now
 from openremedy.services import services
+from openremedy.tally import STRAYS_AN_HOUR
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -106,6 +110,30 @@ def test_no_line_holds_a_secret(app: Flask, alice: Tenant) -> None:
 
 
 # ---------------------------------------------------------------- reading it
+
+
+def test_whoever_guesses_on_and_on_does_not_fill_the_log(app: Flask, charlie: Tenant) -> None:
+    client = app.test_client()
+
+    def guess(path: str, times: int) -> None:
+        for _ in range(times):
+            assert client.get(f"/api/v1/{path}/{uuid.uuid4()}", headers=charlie.auth).status_code == 404
+        with app.app_context():
+            services().tally.flush()
+
+    def told() -> Counter[str]:
+        with app.app_context():
+            return Counter(db.session.scalars(select(AuditLine.target).where(AuditLine.action == "nothing.found")))
+
+    incident, delivery = "/api/v1/incidents/<incident_id>", "/api/v1/deliveries/<delivery_id>"
+    guess("incidents", STRAYS_AN_HOUR)
+    guess("incidents", 5)
+    assert told() == {incident: STRAYS_AN_HOUR}
+    guess("deliveries", 1)
+    assert told() == {incident: STRAYS_AN_HOUR, delivery: 1}
+    with time_machine.travel(now() + timedelta(hours=1, seconds=1)):
+        guess("incidents", 1)
+    assert told() == {incident: STRAYS_AN_HOUR + 1, delivery: 1}
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(app: Flask, alice: Tenant, inside: None) -> None:
