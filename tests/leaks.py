@@ -123,7 +123,7 @@ class Watch:
 
     def log_of(self, file: Path) -> None:
         """What a process has written."""
-        if file.exists():
+        if file.is_file():  # and not a device, which a test may have put in its place
             for line in file.read_text(errors="replace").splitlines():
                 self.look(line, file.name, log=True)
 

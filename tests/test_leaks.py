@@ -99,6 +99,13 @@ def test_a_log_of_a_process_is_read_and_what_has_our_prefix_is_seen_there(tmp_pa
     assert found.startswith("web.log: a webhook secret: the token [")
 
 
+def test_a_device_in_the_place_of_a_log_is_not_read(tmp_path: Path) -> None:
+    """One that is always full gives zeros for ever."""
+    (tmp_path / "web.log").symlink_to("/dev/zero")
+    leaks.watch.log_of(tmp_path / "web.log")
+    assert not seen()
+
+
 def test_a_secret_in_a_job_is_seen(redis_url: str) -> None:
     token = crypto.generate(crypto.SOURCE_TOKEN)
     with Redis.from_url(redis_url) as client:
