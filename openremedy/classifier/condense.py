@@ -4,12 +4,12 @@ Every key and index stays where it was, so a JSON pointer into the result is one
 names are short and stay as they are. Patterns match in one pass: evidence may be hostile.
 """
 
-import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .foreign import without_entities
 from .pointers import escape, scalars
 
 LONG = 40  # shorter texts cost less than saying that they were left out
@@ -74,7 +74,7 @@ def _link(found: re.Match[str]) -> str:
 def _without_markup(text: str) -> str:
     if not _IS_HTML.search(text):
         return text
-    words = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
+    words = without_entities(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
     return _EMPTY_LINES.sub("\n", _SPACES.sub(" ", words)).strip()
 
 

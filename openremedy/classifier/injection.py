@@ -9,7 +9,6 @@ or none. Patterns look for sentences addressed to a reader who obeys, so ordinar
 import base64
 import binascii
 import codecs
-import html
 import json
 import re
 import unicodedata
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from .foreign import normal, without_entities
 from .pointers import scalars
 from .shapes import Subject
 
@@ -198,7 +198,7 @@ def _bare(words: str) -> str:
     """Letters without their accents."""
     if words.isascii():
         return words
-    return "".join(char for char in unicodedata.normalize("NFKD", words) if not unicodedata.combining(char))
+    return "".join(char for char in normal("NFKD", words) if not unicodedata.combining(char))
 
 
 def _visible(text: str) -> str:
@@ -206,7 +206,7 @@ def _visible(text: str) -> str:
     if text.isascii():
         return text
     text = "".join(map(_untag, text)) if any(ord(char) >= 0xE0000 for char in text) else text
-    text = unicodedata.normalize("NFKC", text)
+    text = normal("NFKC", text)
     return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
@@ -238,7 +238,7 @@ def _decoded(text: str) -> Iterator[tuple[str, str]]:
     if "\\u" in text:
         yield from _readable("escaped", _unescape(text))
     if "&#" in text or "&lt;" in text:
-        yield "entities", html.unescape(text)
+        yield "entities", without_entities(text)
     if "rot13" in text.casefold() or "rot-13" in text.casefold():
         yield "rot13", codecs.decode(text, "rot13")
 

@@ -171,3 +171,7 @@ def test_of_too_many_keys_the_telling_ones_are_kept(deep: bool) -> None:
 )  # fmt: skip
 def test_256_kib_of_hostile_text_is_done_in_one_pass(piece: str) -> None:
     assert isinstance(condense({"x": (piece * (262144 // len(piece) + 1))[:262144] + "</p>"})["x"], str)
+
+
+def test_a_letter_with_a_number_too_long_to_be_one_stays_one_text() -> None:
+    assert SENTENCE in condense({"page": f"<html><p>{SENTENCE}</p>&#{'1' * 5000};</html>"})["page"]
