@@ -178,7 +178,9 @@ def test_no_pattern_is_left_out_that_would_have_found_something() -> None:
 
 
 @pytest.mark.parametrize(
-    "marks", ["\u0301\u0316", "\u0f73", "\u0301\uff9e", "a\u0301"], ids=["two classes", "decomposed", "halfwidth", "usual"]
+    "marks",
+    ["\u0301\u0316", "\u0f73", "\u0301\uff9e", "a\u0301"],
+    ids=["two classes", "decomposed", "halfwidth", "usual"],
 )
 def test_marks_without_end_cost_no_more_than_other_text(marks: str) -> None:
     """Sorting those over one letter takes the square of their number: ten seconds, in which the worker does nothing."""
