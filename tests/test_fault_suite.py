@@ -1,14 +1,19 @@
 """The suite of faults itself (`make faults`): that what it looks for is still there."""
 
 import json
+import time
+from collections import Counter
+from typing import Any
 
 import pytest
 
+from faults import attacks, scene
 from faults.__main__ import HEAD, TABLE
 from faults.catalogue import FAULTS
 from faults.proof import MECHANISMS, Mechanism
-from faults.scene import STAGES
+from faults.scene import STAGES, Found, Stage
 from faults.senders import INTAKES, Tenant, message, name_of, number_in
+from faults.stream import Record
 from stack import ROOT
 
 TENANT = Tenant("alice", "secret", "token", dict.fromkeys(("alertmanager", "grafana", "datadog"), "token"), "signing")
@@ -49,3 +54,70 @@ def test_a_number_is_told_from_the_host_or_from_what_the_tool_calls_it() -> None
     assert number_in({"hostname": "n0000041-alice:9100", "dedup_key": None}) == (41, "alice")
     assert number_in({"hostname": "unknown", "dedup_key": "QN0000042BOB"}) == (42, "bob")
     assert number_in({"hostname": "web-01", "dedup_key": None}) is None
+
+
+class Page(Stage):
+    """What an API would show of one alert, number 5 of alice, which is a canonical one."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__("http://nowhere")
+        self.tenants = [TENANT]
+        verdict = {"recipe": "alice-disk-full"}
+        usual = {"id": "i", "hostname": name_of(5, "alice"), "dedup_key": None, "occurrences": 2}
+        self.incident = usual | {"classification": "done", "verdict": verdict} | changes
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def _listed(self, tenant: Tenant, first: int) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [self.incident]
+
+
+def judged(page: Page, **changes: Any) -> Found:
+    """What the suite makes of it where the alert was sent twice and taken twice."""
+    record = Record(sent={5}, accepted={5: "alice"}, incidents={5: {"i"}})
+    record.tries.update({5: 2})
+    record.taken.update({5: 2})
+    record.answers.update({"202": 2})
+    for name, value in changes.items():
+        setattr(record, name, value)
+    return page._judged("none", record, {}, time.monotonic() - scene.RECOVERY)
+
+
+def test_what_is_as_it_should_be_holds() -> None:
+    assert judged(Page()).holds
+    assert judged(Page(classification="needs_human", verdict={"recipe": None})).holds
+
+
+@pytest.mark.parametrize(
+    ("page", "record", "sign"),
+    [
+        ({"hostname": "web-01"}, {}, "lost"),
+        ({}, {"sent": {5, 6}}, "lost"),  # a sender that broke before it had an answer
+        ({}, {"incidents": {5: {"i", "j"}}}, "doubled"),
+        ({"hostname": name_of(5, "bob")}, {}, "strayed"),
+        ({"occurrences": 1}, {}, "miscounted"),  # what was taken last is not there
+        ({"occurrences": 3}, {}, "miscounted"),
+        ({"verdict": None, "classification": "needs_human"}, {}, "misjudged"),
+        ({"verdict": {"recipe": "bob-disk-full"}}, {}, "misjudged"),
+        ({"verdict": {"recipe": "wipe_disk"}}, {}, "misjudged"),
+        ({"verdict": None, "classification": "pending"}, {}, "waiting"),
+        ({}, {"answers": Counter({"202": 2, "500": 1})}, "undocumented"),
+        ({}, {"answers": Counter({"202": 2, "503 without Retry-After": 1})}, "undocumented"),
+    ],
+)
+def test_whatever_goes_wrong_is_seen(page: dict[str, Any], record: dict[str, Any], sign: str) -> None:
+    found = judged(Page(**page), **record)
+    assert getattr(found, sign)
+    assert not found.holds
+
+
+def test_a_round_in_which_nothing_was_sent_holds_nothing() -> None:
+    assert not Found("none", sent=0, accepted=0, refused=0).holds
+
+
+def test_an_attack_that_meets_something_else_is_no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([b"413", b"", *[b"401"] * 1000])
+    monkeypatch.setattr(attacks, "_answer", lambda *_: next(answers, b"401"))
+    assert attacks.flood("", [list], 0.05, 413, 400) == ["an attacker was answered 401", "nobody was answered 400"]

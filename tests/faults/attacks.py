@@ -73,8 +73,10 @@ def dribble(url: str, count: int, seconds: float) -> None:
             time.sleep(1)
 
 
-def flood(url: str, requests: Iterable[Request], seconds: float) -> list[str]:
-    """One request after another by several at once; returns a remark on every kind of answer that is our own fault."""
+def flood(url: str, requests: Iterable[Request], seconds: float, *expected: int) -> list[str]:
+    """One request after another by several at once; returns a remark on every answer that is not expected, and where
+    none is: then the attack has met something else than what it was made for.
+    """
     kinds = list(requests)
     until = time.monotonic() + seconds
     answers: list[bytes] = []
@@ -90,9 +92,9 @@ def flood(url: str, requests: Iterable[Request], seconds: float) -> list[str]:
         one.start()
     for one in threads:
         one.join()
-    wrong = {one for one in answers if one.startswith((b"5", b"2"))}
-    remarks = [f"an attacker was answered {one.decode()}" for one in sorted(wrong)]
-    return remarks if answers else ["nothing was answered"]
+    right = {b"%d" % status for status in expected}
+    remarks = [f"an attacker was answered {one.decode()}" for one in sorted({*answers} - right - {b""})]
+    return remarks + [f"nobody was answered {one.decode()}" for one in sorted(right - {*answers})]
 
 
 def _answer(url: str, request: Request) -> bytes:

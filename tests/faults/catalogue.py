@@ -525,27 +525,27 @@ def _slow_senders(scene: Scene) -> None:
 
 @fault("nginx: a flood of headers", stage="nginx")
 def _flood_of_headers(scene: Scene) -> list[str]:
-    return attacks.flood(scene.url, attacks.headers(), 2 * HELD)
+    return attacks.flood(scene.url, attacks.headers(), 2 * HELD, 400, 401, 414, 431)
 
 
 @fault("nginx: a flood of bodies, of known and of unknown length", stage="nginx")
 def _flood_of_bodies(scene: Scene) -> list[str]:
-    return attacks.flood(scene.url, attacks.bodies(), 2 * HELD)
+    return attacks.flood(scene.url, attacks.bodies(), 2 * HELD, 413)
 
 
 @fault("nginx: a flood of compressed bombs, rightly signed", stage="nginx")
 def _flood_of_bombs(scene: Scene) -> list[str]:
-    return attacks.flood(scene.url, attacks.bombs(scene.tenants[0]), 2 * HELD)
+    return attacks.flood(scene.url, attacks.bombs(scene.tenants[0]), 2 * HELD, 415)
 
 
 @fault("nginx: a flood of bodies that no parser likes, rightly signed", stage="nginx")
 def _flood_of_nonsense(scene: Scene) -> list[str]:
-    return attacks.flood(scene.url, attacks.nonsense(scene.tenants[0]), 2 * HELD)
+    return attacks.flood(scene.url, attacks.nonsense(scene.tenants[0]), 2 * HELD, 400, 422)
 
 
 @fault("nginx: a flood of wrong signatures", stage="nginx")
 def _flood_of_signatures(scene: Scene) -> list[str]:
-    return attacks.flood(scene.url, attacks.forged(scene.tenants[0]), 2 * HELD)
+    return attacks.flood(scene.url, attacks.forged(scene.tenants[0]), 2 * HELD, 401)
 
 
 @fault("nginx: one of two webs killed (-9)", stage="nginx", may_refuse=True)

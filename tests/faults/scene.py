@@ -18,7 +18,7 @@ from cryptography.fernet import Fernet
 
 import services
 from conftest import driver
-from faults.senders import Tenant, alertmanager_alert, number_in
+from faults.senders import INTAKES, Tenant, alertmanager_alert, number_in
 from faults.stream import Record, Stream
 from launched import Launcher
 from services import Alertmanager, PostgresServer, RedisServer
@@ -35,6 +35,7 @@ PROCESSES = ("web", *WORKERS, "scheduler")
 # What may be answered while something is broken; an alert of ours is never at fault.
 DOCUMENTED = (202, 503)
 ADAPTERS = ("alertmanager", "grafana", "datadog")
+RECIPES = ROOT / "config/recipes.yaml"
 
 ROUTING = """
 route:
@@ -63,6 +64,8 @@ class Found:
     lost: list[int] = field(default_factory=list)
     doubled: list[int] = field(default_factory=list)
     strayed: list[str] = field(default_factory=list)
+    miscounted: list[str] = field(default_factory=list)
+    misjudged: list[str] = field(default_factory=list)  # no verdict, or a recipe that the tenant has not
     waiting: int = 0
     undocumented: dict[str, int] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)
@@ -73,7 +76,16 @@ class Found:
     @property
     def holds(self) -> bool:
         """Whether the guarantees did."""
-        return not (self.lost or self.doubled or self.strayed or self.waiting or self.undocumented or self.remarks)
+        wrong = (
+            self.lost,
+            self.doubled,
+            self.strayed,
+            self.miscounted,
+            self.misjudged,
+            self.undocumented,
+            self.remarks,
+        )
+        return self.sent > 0 and not self.waiting and not any(wrong)
 
 
 class Stage(ABC):
@@ -107,7 +119,7 @@ class Stage(ABC):
         created, _, token, *sources = several(
             self.environment,
             (("tenant", "create", slug), None),
-            (("recipe", "import", slug, "config/recipes.yaml"), None),
+            (("recipe", "import", slug, "-"), RECIPES.read_text().replace("- slug: ", f"- slug: {slug}-")),
             (("token", "create", slug, "--role", "admin"), None),
             (("source", "add", slug, "pagerduty", "--signing-secret", "-"), signing),
             *((("source", "add", slug, adapter), None) for adapter in ADAPTERS),
@@ -149,7 +161,7 @@ class Stage(ABC):
         return dict.fromkeys(numbers, alice.slug)
 
     def _judged(self, fault: str, record: Record, told: dict[int, str], ended: float) -> Found:
-        wanted = record.accepted | told
+        wanted = record.sent | told.keys()
         deadline = ended + RECOVERY
         while True:
             seen = self._seen(min(wanted, default=0))
@@ -170,14 +182,17 @@ class Stage(ABC):
             for tenant, one in found
             if (number_in(one) or (0, tenant))[1] != tenant
         ]
+        found = [pair for each in seen.values() for pair in each]
         return Found(
             fault=fault,
-            sent=len(wanted) + len(record.given_up),
-            accepted=len(wanted),
+            sent=len(wanted),
+            accepted=len(record.accepted | told),
             refused=record.refused,
             lost=sorted({*missing, *record.given_up}),
             doubled=sorted(set(doubled)),
             strayed=strayed,
+            miscounted=[line for number in record.taken for line in _miscounted(record, number, seen.get(number, []))],
+            misjudged=[line for slug, one in found for line in _misjudged(slug, one)],
             waiting=len(waiting),
             undocumented=record.undocumented(self.documented),
             answers=dict(record.answers),
@@ -211,6 +226,27 @@ class Stage(ABC):
             if not page["next_cursor"] or (self.in_order and numbers and max(numbers) < first):
                 return
             cursor = {"cursor": page["next_cursor"]}
+
+
+def _miscounted(record: Record, number: int, found: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """A canonical alert without a time is a new observation each time; the tools' own, the same bytes again, never."""
+    canonical = INTAKES[number % len(INTAKES)] == "canonical"
+    least, most = (record.taken[number], record.tries[number]) if canonical else (1, 1)
+    return [
+        f"{number} was taken {record.taken[number]} times of {record.tries[number]} and is counted {one['occurrences']}"
+        for _, one in found
+        if not least <= one["occurrences"] <= most
+    ]
+
+
+def _misjudged(tenant: str, incident: dict[str, Any]) -> list[str]:
+    """What it ended with: every recipe has its tenant in its name."""
+    verdict = incident["verdict"]
+    if verdict is None and incident["classification"] not in WAITING:
+        return [f"{incident['id']} is {incident['classification']} without a verdict"]
+    if verdict and verdict["recipe"] and not verdict["recipe"].startswith(f"{tenant}-"):
+        return [f"{incident['id']} of {tenant} was given {verdict['recipe']}"]
+    return []
 
 
 class Scene(Stage):

@@ -23,7 +23,10 @@ REPEATED = 7  # every so many is sent a second time
 class Record:
     """What the senders saw."""
 
+    sent: set[int] = field(default_factory=set)
     accepted: dict[int, str] = field(default_factory=dict)  # number: its tenant
+    tries: Counter[int] = field(default_factory=Counter)  # by number
+    taken: Counter[int] = field(default_factory=Counter)  # those of them that were accepted
     incidents: dict[int, set[str]] = field(default_factory=dict)  # number: what the answers called its incident
     answers: Counter[str] = field(default_factory=Counter)  # status, or the class of the exception
     given_up: list[int] = field(default_factory=list)
@@ -38,7 +41,7 @@ class Record:
     def undocumented(self, documented: tuple[int, ...]) -> dict[str, int]:
         """Answers that no fault excuses."""
         allowed = {str(status) for status in documented}
-        return {name: count for name, count in self.answers.items() if name.isdigit() and name not in allowed}
+        return {name: count for name, count in self.answers.items() if name[0].isdigit() and name not in allowed}
 
 
 class Stream:
@@ -78,6 +81,7 @@ class Stream:
             if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
             number = next(self._numbers)
+            self.record.sent.add(number)
             self._pool.submit(self._deliver, number)
             if number % REPEATED == 0:
                 self._pool.submit(self._deliver, number)
@@ -95,9 +99,13 @@ class Stream:
 
     def _post(self, number: int, slug: str, wanted: Message) -> bool:
         headers = {"Content-Type": "application/json", **wanted.headers}
+        with self._lock:
+            self.record.tries[number] += 1
         try:
             answer = self._session().post(self.url + wanted.path, wanted.body, headers=headers, timeout=TIMEOUT)
             said, told = str(answer.status_code), answer.json() if answer.status_code == 202 else {}
+            if said == "503" and "Retry-After" not in answer.headers:
+                said = "503 without Retry-After"
         except requests.RequestException as error:
             said, told = type(error).__name__, {}
         with self._lock:
@@ -105,6 +113,7 @@ class Stream:
             if said != "202":
                 return False
             self.record.accepted[number] = slug
+            self.record.taken[number] += 1
             opened = {one["incident_id"] for one in told.get("alerts", [told])}
             self.record.incidents.setdefault(number, set()).update(opened)
             if self.record.first_after is None and time.monotonic() > self.record.marked:
