@@ -23,9 +23,8 @@ from faults import scene  # noqa: E402
 from faults.__main__ import row  # noqa: E402
 from faults.scene import STAGES, Scene  # noqa: E402
 
-BEFORE = (
-    "0ff90ac458a9f74a0d4331f73ec12c838229487f"  # the release before; the next one names its own (docs/releasing.md)
-)
+# The release before; the next one names its own (docs/releasing.md).
+BEFORE = "0ff90ac458a9f74a0d4331f73ec12c838229487f"
 TOGETHER = 10.0  # seconds in which the old code serves on the new schema
 
 
