@@ -90,10 +90,13 @@ class Watch:
         self.proofs: dict[str, str] = {}  # what proves something in this test; an answer may show it, a log not
         self.seen: list[str] = []
         self.shown: set[tuple[str, str]] = set()  # of SHOWS, what has shown which kind
+        self.public: set[str] = set()  # what tests type into every field there is, those of secrets as well
 
     def learn(self, secret: str | None, kind: str) -> None:
         """From here on it must not be seen. The first kind stands, unless it is a weak one."""
         plain = (secret or "").rstrip("=")
+        if plain in self.public:
+            return
         kind = next((ours for prefix, ours in PREFIXES.items() if plain.startswith(prefix)), kind)
         if WORD.fullmatch(plain):
             if self.words.get(plain, MADE) in WEAK:
