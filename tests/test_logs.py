@@ -109,7 +109,7 @@ def test_an_error_of_the_database_shows_no_values(
         monkeypatch.setattr("openremedy.express.store", lambda *_: None)
     app = make_app(settings)
     with app.app_context(), db.engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE incidents RENAME COLUMN evidence TO proof")
+        connection.exec_driver_sql("ALTER TABLE incidents ALTER COLUMN evidence TYPE integer USING 0")
     hidden = provoke(app, alice)
     log = capsys.readouterr().err
     assert '"event": "request.failed"' in log
