@@ -43,7 +43,7 @@ WORD = re.compile(rf"[\w-]{{{SHORTEST},}}", re.ASCII)
 ESCAPES = re.compile(r'\\u[0-9a-fA-F]{4}|\\[a-z"\\/]|%[0-9a-fA-F]{2}')
 
 WEBHOOK, API, SOURCE = "a webhook secret", "an API token", "a source's token"
-LINK, SIGN_IN, SEALED = "a link's token", "a sign-in's token", "a sealed secret"
+LINK, SIGN_IN, SEALED, PASSWORD = "a link's token", "a sign-in's token", "a sealed secret", "a password"
 MADE, TRIED = "a generated secret", "a token that was tried"
 WEAK = {MADE, TRIED}  # whoever knows better what it is says so afterwards
 PREFIXES = {crypto.WEBHOOK_SECRET: WEBHOOK, crypto.API_TOKEN: API, crypto.SOURCE_TOKEN: SOURCE}
@@ -73,6 +73,7 @@ SHOWS: Mapping[str, frozenset[str]] = {
     "flask source rotate": frozenset({SOURCE}),
     "flask token create": frozenset({API}),
     "flask user link": frozenset({LINK}),
+    "flask demo": frozenset({PASSWORD}),  # of the people that it makes up
 }
 GROUPS = {name.split()[1] for name in SHOWS if name.startswith("flask ")} | {"recipe", "classify"}
 # What a session is there to hold; everything else in it is for a browser to read.
@@ -186,7 +187,7 @@ def _learn(patch: pytest.MonkeyPatch) -> None:
     _after(patch, people, "let_in", lambda made, *_: watch.learn(made, SIGN_IN))
     _before(patch, crypto, "hashed", lambda token: watch.learn(token, TRIED))
     _before(patch, crypto.Vault, "lock", lambda _, plain: watch.learn(plain, SEALED))
-    _before(patch, PasswordHasher, "hash", lambda _, password, *__: watch.learn(password, "a password"))
+    _before(patch, PasswordHasher, "hash", lambda _, password, *__: watch.learn(password, PASSWORD))
     _before(patch, PasswordHasher, "verify", lambda _, __, tried: watch.learn(tried, "a password that was tried"))
     _after(patch, Settings, "__init__", lambda _, settings, *__: of_settings(settings))
     _after(patch, signing, "matching", _of_refused)

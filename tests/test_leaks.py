@@ -339,6 +339,7 @@ SHOWING: dict[str, list[Callable[[Tenant], Any]]] = {
     "flask source rotate": [_flask("source rotate alice {source}")],
     "flask token create": [_flask("token create alice")],
     "flask user link": [_flask("user link alice@example.com")],
+    "flask demo": [_flask("demo --json")],
 }
 
 
