@@ -7,7 +7,9 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+import psycopg
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 # What every line of the request in hand says; a dictionary is never changed, only replaced.
 _facts: ContextVar[dict[str, Any]] = ContextVar("facts", default={})  # noqa: B039 - for that reason
@@ -21,6 +23,7 @@ def configure(log_format: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _one_line,
+        _without_rows,
     ]
     renderer = (
         structlog.processors.JSONRenderer(lambda event, **_: _AS_JSON.encode(event))
@@ -90,3 +93,25 @@ def _one_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> 
     if not text.isprintable():
         event["event"] = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return event
+
+
+def _without_rows(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """An error of PostgreSQL tells of the row and the value that it was about: hosts and evidence."""
+    error = _error_of(event.get("exc_info"))
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, psycopg.Error) and cause.sqlstate:
+            # Of class 22, "data exception", the first line already quotes the value.
+            told = type(cause).__name__ if cause.sqlstate.startswith("22") else cause.diag.message_primary
+            error.args = (told,)
+        error = error.__cause__ or error.__context__
+    return event
+
+
+def _error_of(info: Any) -> BaseException | None:
+    """What structlog and the logging module may be given as `exc_info`."""
+    if isinstance(info, BaseException):
+        return info
+    return info[1] if isinstance(info, tuple) else sys.exception() if info else None

@@ -27,7 +27,8 @@ import json, sys
 from wsgi import app
 run = app.test_cli_runner().invoke
 done = [run(args=[*words, "--json"], input=text) for words, text in json.load(sys.stdin)]
-sys.exit("".join(one.output for one in done if one.exit_code) or 0) if any(one.exit_code for one in done) else None
+if failed := [one.output for one in done if one.exit_code]:
+    sys.exit("".join(failed))
 print(json.dumps([json.loads(one.stdout) for one in done]))
 """
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -70,8 +71,8 @@ class Page(Stage):
     def environment(self) -> dict[str, str]:
         return {}
 
-    def _listed(self, tenant: Tenant, first: int) -> list[dict[str, Any]]:  # type: ignore[override]
-        return [self.incident]
+    def _listed(self, tenant: Tenant, first: int) -> Iterator[dict[str, Any]]:
+        yield self.incident
 
 
 def judged(page: Page, **changes: Any) -> Found:

@@ -11,7 +11,10 @@ from collections.abc import Callable
 import pytest
 import structlog
 from flask import Flask
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
+import leaks
 from cast import DISK_FULL, Tenant, sign
 from config import Settings
 from openremedy import logs
@@ -20,6 +23,7 @@ from openremedy.services import services
 
 MakeApp = Callable[[Settings], Flask]
 HUSH = "hush-4711-marker"
+leaks.watch.public.add(HUSH)  # looked for here, and PostgreSQL's own log may tell it
 BODY = json.dumps(DISK_FULL | {"evidence": {"password": HUSH, "mount": "/var"}}).encode()
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -95,6 +99,13 @@ def test_an_unexpected_error_shows_where_and_not_with_what(
     assert [text for text in hidden if text in log] == []
 
 
+BREAKS = {
+    "a type": ("ALTER COLUMN evidence TYPE integer USING 0", 'column "evidence"'),
+    "a row": ("ADD CONSTRAINT never CHECK (hostname = '') NOT VALID", "violates check constraint"),
+}
+
+
+@pytest.mark.parametrize("wrong", BREAKS)
 @pytest.mark.parametrize("in_one", [True, False], ids=["in one statement", "in a transaction"])
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_an_error_of_the_database_shows_no_values(
@@ -104,17 +115,37 @@ def test_an_error_of_the_database_shows_no_values(
     alice: Tenant,
     monkeypatch: pytest.MonkeyPatch,
     in_one: bool,
+    wrong: str,
 ) -> None:
     if not in_one:
         monkeypatch.setattr("openremedy.express.store", lambda *_: None)
     app = make_app(settings)
     with app.app_context(), db.engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE incidents ALTER COLUMN evidence TYPE integer USING 0")
+        connection.exec_driver_sql(f"ALTER TABLE incidents {BREAKS[wrong][0]}")
     hidden = provoke(app, alice)
     log = capsys.readouterr().err
     assert '"event": "request.failed"' in log
-    assert ('column "evidence"' if in_one else "INSERT INTO incidents") in log.replace("\\", "")
+    assert BREAKS[wrong][1] in log.replace("\\", "")
+    assert in_one or "INSERT INTO incidents" in log
     assert [text for text in hidden if text in log] == []
+    assert DISK_FULL["hostname"] not in log
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_value_that_the_database_quotes_is_left_out(
+    capsys: pytest.CaptureFixture[str], app: Flask, log_format: str
+) -> None:
+    logger = speak(log_format)
+    with app.app_context(), db.engine.connect() as connection:
+        try:
+            connection.execute(text("SELECT CAST(CAST(:value AS text) AS integer)"), {"value": HUSH})
+        except SQLAlchemyError as error:
+            logger.exception("it broke")
+            logging.getLogger("a library").error("it broke", exc_info=error)
+    log = capsys.readouterr().err
+    assert log.count("InvalidTextRepresentation") >= 2
+    assert HUSH not in log
 
 
 HOSTILE = 'a\nfake.event tenant="x"\r\x1b[2J\x00\x85\u2028\u202eb'

@@ -364,7 +364,7 @@ def behind_nginx() -> Iterator[Scene]:
 
 
 @contextmanager
-def with_clocks(disk_mb: int | None = None) -> Iterator[Scene]:
+def by_itself(disk_mb: int | None = None) -> Iterator[Scene]:
     """The service on PostgreSQL by itself, for faults after which no list is in the order of its alerts."""
     with services.postgres(durable=True, disk_mb=disk_mb) as postgres, _beside() as (folder, redis, model):
         database = postgres.create_database("openremedy")
@@ -379,7 +379,7 @@ def on_a_small_disk() -> Iterator[Scene]:
     """The same with a PostgreSQL whose disk has half a gigabyte."""
     if os.geteuid() != 0:
         services.missing("root", "a file system of its own for the database")
-    with with_clocks(disk_mb=512) as one:
+    with by_itself(disk_mb=512) as one:
         yield one
 
 
@@ -429,7 +429,7 @@ def _started(one: Scene) -> Iterator[None]:
 STAGES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "PostgreSQL": on_postgresql,
     "nginx": behind_nginx,
-    "clocks": with_clocks,
+    "clocks": by_itself,
     "a small disk": on_a_small_disk,
     "SQLite": on_sqlite,
     "make run": embedded,
