@@ -23,6 +23,7 @@ class StubModel:
 
     def __init__(self, behaviour: str | list[str] = "good", port: int = 0, **options: Any) -> None:
         self._lock = threading.Lock()
+        self._full = threading.Condition(self._lock)
         self._running = 0
         self.released = threading.Event()
         self.requests: list[dict[str, Any]] = []
@@ -52,7 +53,7 @@ class StubModel:
 
     def control(self, wanted: dict[str, Any]) -> None:
         """Keys: behaviour, delay (s), retry_after (text), recipe (slug), prompt_tokens (that it tells of each call),
-        reset (true: forget the counts).
+        together (calls: the first ones get no answer until so many have run at once), reset (true: forget the counts).
         """
         behaviour = wanted.get("behaviour", self.behaviours or ["good"])
         chosen = [behaviour] if isinstance(behaviour, str) else list(behaviour)
@@ -83,7 +84,13 @@ class StubModel:
             self.max_concurrent = max(self.max_concurrent, self._running)
             self.requests.append(request)
             self.headers.append(headers)
+            self._full.notify_all()
             return self.behaviours.pop(0) if len(self.behaviours) > 1 else self.behaviours[0]
+
+    def wait_for_the_others(self) -> None:
+        """Those that never come are what a test then sees in max_concurrent."""
+        with self._full:
+            self._full.wait_for(lambda: self.max_concurrent >= self.options.get("together", 0), timeout=20)
 
     def end(self) -> None:
         with self._lock:
@@ -141,6 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(body)
         behaviour = stub.begin(request, {key.lower(): value for key, value in self.headers.items()})
         try:
+            stub.wait_for_the_others()
             time.sleep(float(stub.options.get("delay", 0)))
             return BEHAVIOURS[behaviour](self, request)
         finally:

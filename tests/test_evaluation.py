@@ -522,7 +522,7 @@ def test_the_model_is_asked_with_the_real_client_and_its_tokens_are_counted(
 def test_the_calls_run_at_once_but_not_more_than_is_set(stub: StubModel, folder: Path) -> None:
     write(folder / "alerts_named.jsonl", [{"id": number, "alert": DISK_ALERT} for number in range(12)])
     (folder / "alerts_truth.jsonl").unlink()
-    stub.control({"delay": 0.05})
+    stub.control({"together": 3, "delay": 0.05})
     measure(folder, stub, tier="model")
     assert stub.max_concurrent == 3
 

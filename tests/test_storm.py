@@ -96,7 +96,7 @@ def test_a_real_worker_asks_once_per_cause_and_keeps_sixteen_calls_in_flight(
     for host in range(hosts):
         for name in causes:
             put(engine, alice, name, host)
-    with StubModel("good", delay=1) as stub, Redis.from_url(redis_url) as redis:
+    with StubModel("good", together=PLACES, delay=0.5) as stub, Redis.from_url(redis_url) as redis:
         stack.environment |= {"OPENAI_BASE_URL": stub.url, "OPENREMEDY_MODEL": "stub-1"}
         Waker(redis, 60).wake()
         stack.start("worker")

@@ -247,8 +247,8 @@ def test_many_calls_run_at_once() -> None:
     async def together(client: ModelClient) -> None:
         await asyncio.gather(*(client.complete(MESSAGES, SCHEMA) for _ in range(20)))
 
-    with StubModel("good", delay=0.2) as stub:
-        with_client(together, stub.url)
+    with StubModel("good", together=20) as stub:
+        with_client(together, stub.url, timeout=30)
         assert stub.max_concurrent == 20
 
 
