@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,14 @@ from marshmallow import Schema, fields, validate
 from openremedy.alerts import PUBLIC_STATUSES, AlertSchema, Outcome, Rfc3339
 
 PAGE = "/api/docs"
+# Of the document. The first number goes up when something that a client may rely on goes away or changes its meaning,
+# the second when something is added, the third when only words change. CHANGELOG.md has a line for each.
+VERSION = "1.0.0"
 STYLE = (Path(__file__).parent / "templates" / "api_docs.css").read_text("utf-8")
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; img-src data:; frame-ancestors 'none'; base-uri 'none'"
+# What a body looks like, by the name of its schema, and an error by its status.
+EXAMPLES = json.loads((Path(__file__).parent / "api_examples.json").read_text("utf-8"))
 REFUSALS = {
     400: "The body is not JSON, or not the JSON we take: invalid_json, not_an_object, duplicate_key, invalid_number, "
     "too_deep",
@@ -97,7 +104,7 @@ def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> Non
     """Mount the blueprint with its document and the page. `native`: the titles of the tools by their blueprints."""
     app.config.update(
         API_TITLE="OpenRemedy",
-        API_VERSION="v1",
+        API_VERSION=VERSION,
         OPENAPI_VERSION="3.1.0",
         OPENAPI_URL_PREFIX="/api/v1",
         OPENAPI_JSON_PATH="openapi.json",
@@ -127,33 +134,42 @@ def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> Non
             methods = sorted(rule.methods or ())
             api.spec.path(rule=rule, operations={method.lower(): _native(title) for method in methods})
     components.schemas["Alert"]["properties"]["status"]["enum"] = list(PUBLIC_STATUSES)  # the others are for adapters
+    for name, example in EXAMPLES["schemas"].items():
+        components.schemas[name]["examples"] = [example]
+    for name, refusal in components.responses.items():
+        refusal["content"]["application/json"]["example"] = EXAMPLES["errors"][str(HTTPStatus[name].value)]
     app.add_url_rule(PAGE, "api_docs", lambda: _page(api.spec.to_dict()))
 
 
 def _door() -> dict[str, Any]:
     """The canonical endpoint; it is not a view of flask-smorest, because nothing may be parsed before the door."""
-    refusals = {str(status): _answer(words, ErrorJson) for status, words in REFUSALS.items()}
     return {
         "tags": ["webhooks"],
         "summary": "Send one canonical alert; 202 means it is committed",
         "description": "Unknown fields are ignored and named in `warnings`.",
         "security": [{"signature": []}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": AlertSchema}}},
-        "responses": {"202": _answer("Stored", Accepted), **refusals},
+        "responses": {"202": _answer("Stored", Accepted), **_refusals(REFUSALS)},
     }
 
 
 def _native(title: str) -> dict[str, Any]:
     """The endpoint of an adapter: the tool's own body, whatever its version sends."""
-    refusals = {str(status): _answer(words, ErrorJson) for status, words in NATIVE_REFUSALS.items()}
     return {
         "tags": ["webhooks"],
         "summary": f"{title} posts its own format; 202 means that all of it is committed",
         "description": "An alert that cannot be one is `rejected` beside its siblings; only a wrong envelope is 422.",
         "security": [{"source": []}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}},
-        "responses": {"202": _answer("Stored", NativeAccepted), **refusals},
+        "responses": {"202": _answer("Stored", NativeAccepted), **_refusals(NATIVE_REFUSALS)},
     }
+
+
+def _refusals(refusals: Mapping[int, str]) -> dict[str, Any]:
+    described = {str(status): _answer(words, ErrorJson) for status, words in refusals.items()}
+    for status, refusal in described.items():
+        refusal["content"]["application/json"]["example"] = EXAMPLES["errors"][status]
+    return described
 
 
 def _answer(words: str, schema: type[Schema]) -> dict[str, Any]:

@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -15,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import hypothesis
+import jsonschema_rs
 import pytest
 import schemathesis
 from flask import Flask
@@ -33,13 +36,15 @@ from schemathesis.specs.openapi.checks import (
 from cast import Tenant, sign
 from config import Settings
 from conftest import make_settings
-from openremedy import tenants, workers
+from openremedy import apidoc, tenants, workers
 from openremedy.evaluation_queue import start_evaluation
 from openremedy.extensions import db
 from openremedy.models import Role
 from openremedy.services import services
 
 ADAPTERS = Path(__file__).parent.parent / "adapters"
+CHANGELOG = ADAPTERS.parent / "CHANGELOG.md"
+API_PAGE = ADAPTERS.parent / "docs" / "api.md"
 REAL_BODIES = {"/api/v1/sources": {"adapter": "grafana"}}
 Operation = APIOperation[Any, Any, Any, Any]
 SIGNING_SECRET = "a secret of the tool's own"
@@ -183,3 +188,68 @@ def test_every_answer_is_one_that_the_document_describes(
 
     may = [one for one in operations if role and (role is Role.ADMIN or "403" not in one.definition.raw["responses"])]
     assert succeeded == {one.label for one in may}, "else the questions were not good enough"
+
+
+# ---------------------------------------------------------------- the document
+
+
+@pytest.fixture
+def document(app: Flask) -> dict[str, Any]:
+    found: dict[str, Any] = app.test_client().get("/api/v1/openapi.json").get_json()
+    return found
+
+
+def test_every_body_has_an_example_and_every_example_is_one(document: dict[str, Any]) -> None:
+    components = document["components"]
+    bodies, refusals = named_bodies(document)
+    assert {name for name, one in components["schemas"].items() if "examples" in one} == bodies
+    for name in bodies:
+        whole = {"$ref": f"#/components/schemas/{name}", "components": components}
+        for example in components["schemas"][name]["examples"]:
+            jsonschema_rs.validator_for(whole).validate(example)
+    error = {"$ref": "#/components/schemas/ErrorJson", "components": components}
+    listed = re.findall(r"^\| `(\w+)` \| (\d+) \|", API_PAGE.read_text(), re.MULTILINE)
+    for status, content in refusals:
+        jsonschema_rs.validator_for(error).validate(content["example"])
+        assert (content["example"]["error"]["code"], status) in listed
+
+
+def named_bodies(document: dict[str, Any]) -> tuple[set[str], list[tuple[str, dict[str, Any]]]]:
+    """The schemas of all requests and good answers, and each refusal with its status."""
+    bodies, refusals = set(), []
+    for operation in (one for methods in document["paths"].values() for one in methods.values() if "responses" in one):
+        contents = [("200", operation["requestBody"]["content"])] if "requestBody" in operation else []
+        for status, answer in operation["responses"].items():
+            shared = document["components"]["responses"].get(answer.get("$ref", "").rpartition("/")[2])
+            contents.append((status, (shared or answer)["content"]))
+        for status, content in contents:
+            found = content["application/json"]
+            if status < "300":
+                bodies |= {found["schema"]["$ref"].rpartition("/")[2]} if found["schema"] else set()
+            else:
+                refusals.append((status, found))
+    return bodies, refusals
+
+
+def test_the_alert_of_the_document_is_taken_as_it_stands(alice: Tenant, document: dict[str, Any]) -> None:
+    (example,) = document["components"]["schemas"]["Alert"]["examples"]
+    receipt = alice.alert(example)
+    assert (receipt["outcome"], receipt["warnings"]) == ("created", [])
+
+
+def test_every_operation_says_who_may_ask(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"].keys()
+    for methods in document["paths"].values():
+        for operation in (one for name, one in methods.items() if name != "parameters"):
+            asked_for = operation.get("security", document["security"])
+            assert asked_for
+            assert {name for one in asked_for for name in one} <= schemes
+
+
+def test_the_document_does_not_change_without_a_line_in_the_changelog(document: dict[str, Any]) -> None:
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+    line = f"- API {apidoc.VERSION} (`{digest}`): "
+    assert document["info"]["version"] == apidoc.VERSION
+    assert line in CHANGELOG.read_text(), (
+        f"The document has changed: raise VERSION in openremedy/apidoc.py and write a line {line!r} into CHANGELOG.md"
+    )
