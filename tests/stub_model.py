@@ -133,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send_json({"object": "list", "data": [{"id": "stub-1", "object": "model"}, {"id": "stub-2"}]})
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        length = int(self.headers.get("content-length", 0))
+        body = self.rfile.read(length)
         stub = self.server.stub
         if self.path == "/control":
             try:
@@ -144,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path != "/v1/chat/completions":
             return self.send_json({"error": {"message": "not found"}}, 404)
+        if len(body) < length:  # its sender was killed in the middle
+            self.close_connection = True
+            return None
         stub.queries.append(query)
         request = json.loads(body)
         behaviour = stub.begin(request, {key.lower(): value for key, value in self.headers.items()})
