@@ -165,13 +165,15 @@ class Redis(services.RedisServer):
 
 
 class Proxy(services.Server):
-    """nginx with the file of the documentation."""
+    """nginx with the file that is deployed."""
 
     stop_signal = signal.SIGQUIT
 
     def command(self) -> list[str]:
-        file = ROOT / "docs/scaling/nginx.conf"
-        return on("proxy", "nginx", "-p", str(self.folder), "-c", str(file), "-g", "daemon off;")
+        text = (ROOT / "deploy/nginx.conf").read_text()
+        webs = [f"{HOSTS[name][0]}:8000" for name in ("web-1", "web-2")]
+        (self.folder / "nginx.conf").write_text(services.before_hosts(text, webs, "80"))
+        return on("proxy", "nginx", "-p", str(self.folder), "-c", "nginx.conf", "-g", services.IN_ITS_FOLDER)
 
     def answers(self) -> bool:
         with suppress(requests.RequestException):

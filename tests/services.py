@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -371,23 +371,34 @@ class Prometheus(Server):
         return _ready(f"http://127.0.0.1:{self.port}/-/ready")
 
 
+# Where nginx keeps what the file leaves to the system.
+IN_ITS_FOLDER = "daemon off; pid nginx.pid; error_log error.log;"
+
+
+def before_hosts(text: str, hosts: Sequence[str], listen: str) -> str:
+    """The nginx configuration `text`, in front of `hosts` (each `address:port`) and listening on `listen`."""
+    one = "server web:8000 max_fails=0;"
+    assert one in text
+    assert "listen 80;" in text
+    several = " ".join(one.replace("web:8000", host) for host in hosts)
+    return text.replace(one, several).replace("listen 80;", f"listen {listen};")
+
+
 class Proxy(Server):
-    """nginx with the file of the documentation, its addresses replaced by `webs` (ports of loopback)."""
+    """nginx with the file that is deployed, before `webs` (ports of loopback)."""
 
     stop_signal = signal.SIGQUIT
-    documented = Path(__file__).parent.parent / "docs/scaling/nginx.conf"
+    deployed = Path(__file__).parent.parent / "deploy/nginx.conf"
 
     def __init__(self, folder: Path, webs: tuple[int, int]) -> None:
         super().__init__(folder)
         self.url = f"http://127.0.0.1:{self.port}"
-        text = self.documented.read_text().replace("listen 80;", f"listen 127.0.0.1:{self.port};")
-        for host, port in zip(("10.77.0.11:8000", "10.77.0.12:8000"), webs, strict=True):
-            text = text.replace(host, f"127.0.0.1:{port}")
-        (folder / "nginx.conf").write_text(text)
+        hosts = [f"127.0.0.1:{port}" for port in webs]
+        (folder / "nginx.conf").write_text(before_hosts(self.deployed.read_text(), hosts, f"127.0.0.1:{self.port}"))
         folder.chmod(0o755)  # its workers are another account's, and keep large bodies in here
 
     def command(self) -> list[str]:
-        return [_program("nginx"), "-p", str(self.folder), "-c", "nginx.conf", "-g", "daemon off;"]
+        return [_program("nginx"), "-p", str(self.folder), "-c", "nginx.conf", "-g", IN_ITS_FOLDER]
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError):

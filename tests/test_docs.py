@@ -330,6 +330,6 @@ def test_json_in_the_documentation_is_json() -> None:
             assert isinstance(found, dict)
 
 
-def test_the_proxy_of_the_page_is_the_file_that_was_measured() -> None:
+def test_the_proxy_of_the_page_is_the_file_that_is_deployed() -> None:
     (shown,) = blocks(ROOT / "docs/scaling.md", "nginx")
-    assert shown == (ROOT / "docs/scaling/nginx.conf").read_text()
+    assert shown == (ROOT / "deploy/nginx.conf").read_text()
