@@ -73,7 +73,7 @@ class Image:
     def make_base(self, folder: Path) -> None:
         """Debian's Python, under the name of the real one."""
         subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={IN_BASE}", "bookworm", str(folder)],
+            [str(shutil.which("debootstrap")), "--variant=minbase", f"--include={IN_BASE}", "bookworm", str(folder)],
             stdout=subprocess.DEVNULL,
             check=True,
         )
@@ -182,8 +182,8 @@ def built(folder: Path) -> Iterator[Image]:
         image.buildah("umount", "--all")
 
 
-def _size(path: Path) -> str:
-    return subprocess.run(["du", "-sm", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
+def _size(path: Path) -> int:
+    return sum(one.lstat().st_size for one in path.rglob("*")) >> 20
 
 
 @contextmanager
