@@ -109,7 +109,7 @@ bench-scaling: $(VENV)/installed-dev ## Two web and two worker hosts behind ngin
 	$(BIN)/python scripts/bench_scaling.py $(T)
 
 .PHONY: faults
-faults: $(VENV)/installed-dev ## Break everything that can break under load and look what is lost; T=--short takes 3 minutes, all 50
+faults: $(VENV)/installed-dev ## Break everything that can break under load and look what is lost; T=--short takes 3 minutes, all 30
 	PYTHONPATH=tests $(BIN)/python -m faults $(T)
 
 .PHONY: upgrade-check
