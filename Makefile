@@ -116,6 +116,10 @@ faults: $(VENV)/installed-dev ## Break everything that can break under load and 
 upgrade-check: $(VENV)/installed-dev ## The release before serves while the schema moves on, then gives way (2 minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.upgrade
 
+.PHONY: first-incident
+first-incident: ## Time what a newcomer does, from a clone to a classified incident, with nothing installed (1 minute)
+	scripts/time_first_incident.sh
+
 .PHONY: image-check
 image-check: $(VENV)/installed-dev ## Build the image of the Dockerfile and run it; as root (2 minutes)
 	$(BIN)/python scripts/check_image.py
