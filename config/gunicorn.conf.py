@@ -2,8 +2,11 @@
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from gunicorn.http import parser
@@ -49,13 +52,26 @@ loglevel = "warning"
 control_socket_disable = True
 
 
+COUNTED_IN = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's name for it
+
+
 def on_starting(_arbiter: Any) -> None:
-    """Read the settings once before there are workers: a wrong one is one line, not one from each of them."""
+    """Read the settings once before there are workers: a wrong one is one line, not one from each of them. Then make
+    the folder of what the workers count together; each start has its own, and the workers find it in the environment.
+    """
     try:
         load()
     except SettingsError as error:
         print(f"OpenRemedy cannot start: {error}", file=sys.stderr)
         sys.exit(3)
+    there = Path("/dev/shm")  # nosec B108 # noqa: S108 - mkdtemp makes a folder there that is ours alone
+    in_memory = there if os.access(there, os.W_OK) else None
+    os.environ[COUNTED_IN] = tempfile.mkdtemp(prefix="openremedy-metrics-", dir=in_memory)
+
+
+def on_exit(_arbiter: Any) -> None:
+    """Take the folder away."""
+    shutil.rmtree(os.environ.get(COUNTED_IN, ""), ignore_errors=True)
 
 
 def pre_fork(arbiter: Any, worker: Any) -> None:

@@ -8,7 +8,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import Settings, load
-from openremedy import api, bundles, cli, database, downloads, health, logs, registry, responses, ui, webhooks
+from openremedy import api, bundles, cli, database, downloads, health, logs, metrics, registry, responses, ui, webhooks
 from openremedy.crypto import Vault
 from openremedy.directory import Directory, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
@@ -55,6 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(webhooks.blueprint)
     registry.register(app, registry.discover())
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     app.register_blueprint(downloads.blueprint)
     api.register(app)
     ui.register(app)

@@ -15,7 +15,8 @@ import structlog
 from sqlalchemy import Connection, Engine, Select, bindparam, func, insert, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
-from openremedy import claims
+from openremedy import claims, meters
+from openremedy.alerts import Outcome
 from openremedy.budget import BudgetSpent, Excess, Metered
 from openremedy.claims import Claim, Turn
 from openremedy.classifier import BadAnswer, Model, ModelAway, ask_model
@@ -30,8 +31,8 @@ from openremedy.classifier.verdict import recheck
 from openremedy.examples import Answers, answers_of, examples_of
 from openremedy.ids import new_id
 from openremedy.incidents import subject_of
+from openremedy.models import AlertRecord, Delivery, Tenant, TimelineEntry, Triage, Verdict, now, table
 from openremedy.models import Recipe as RecipeRow
-from openremedy.models import Tenant, TimelineEntry, Triage, Verdict, now, table
 
 log = structlog.get_logger()
 
@@ -487,12 +488,16 @@ class Classifier:
         try:
             answer = await ask_model(case.subject, shortlist, paid, self._limits.llm_timeout, examples=examples)
         except BudgetSpent:
+            meters.asked_in_vain("budget_spent")
             return self._lexical(case, provisional=True, redo_at=self._budget_again(case))
         except ModelAway as away:
+            meters.asked_in_vain("away")
             return self._after_away(case, away)
         except BadAnswer as bad:
+            meters.asked_in_vain("bad_answer")
             log.warning("model.bad_answer", incident=str(case.claim.incident["id"]), problem=bad.problem[:200])
             return replace(self._in_vain(case), cause_failed=True)
+        meters.asked(answer.tokens, answer.latency_ms)
         claims.model_answered(self._engine)
         others = [Candidate(one.recipe, one.confidence) for one in case.ranked if one.recipe != answer.recipe]
         return Found(replace(answer, runners_up=tuple(others[:RUNNERS_UP])), reusable=True)
@@ -557,8 +562,9 @@ class Classifier:
             if new:
                 connection.execute(_INSERT_VERDICTS, [self._row(one) | {"id": id} for one, id in new])
                 connection.execute(_INSERT_ENTRIES, [entry for one, _ in new for entry in _entries(one)])
+            requests = _requests(connection, [one.case.incident_id for one, _ in new])
         for one, _ in new:
-            _tell(one)
+            _tell(one, requests.get(one.case.incident_id))
 
     def _same_as_before(self, decided: Sequence[Decided]) -> dict[Any, Any]:
         """The verdicts in force, by incident, of which a redo found no more than them: then nothing new is written."""
@@ -625,6 +631,11 @@ def _earlier_verdicts(columns: Sequence[str]) -> Select[Any]:
 # Made once: to build a statement takes longer than to run it.
 _EARLIER_VERDICTS = _earlier_verdicts(
     "id tenant_id cause catalogue_version tier created_at recipe confidence runners_up citations summary model".split()
+)
+_OPENED_BY = (
+    select(AlertRecord.incident_id, Delivery.request_id)
+    .join(Delivery, Delivery.id == AlertRecord.delivery_id)
+    .where(AlertRecord.incident_id.in_(bindparam("ids", expanding=True)), AlertRecord.outcome == Outcome.CREATED)
 )
 _INSERT_VERDICTS = insert(table(Verdict))
 _INSERT_ENTRIES = insert(table(TimelineEntry))
@@ -748,9 +759,19 @@ def _entries(one: Decided) -> list[dict[str, Any]]:
     return entries
 
 
-def _tell(one: Decided) -> None:
+def _requests(connection: Connection, incident_ids: Sequence[uuid.UUID]) -> dict[Any, str]:
+    """The id of the request that opened each: it joins the line of the worker with that of the web process."""
+    if not incident_ids:
+        return {}
+    return dict(connection.execute(_OPENED_BY, {"ids": incident_ids}).all())
+
+
+def _tell(one: Decided, request_id: str | None) -> None:
+    meters.decided(one.found.answer.tier, (now() - one.case.claim.incident["triage_since"]).total_seconds())
     log.info(
         "incident.classified",
+        request_id=request_id,
+        tenant=one.case.tenant_id,
         incident=str(one.case.incident_id),
         tier=one.found.answer.tier,
         recipe=one.found.answer.recipe,

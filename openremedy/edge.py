@@ -9,6 +9,7 @@ from flask import Response, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from openremedy import meters
 from openremedy.addresses import client_key
 from openremedy.errors import BadBody, Problem, RateLimited, TooLarge, UnsupportedEncoding
 from openremedy.intake import Origin
@@ -88,6 +89,8 @@ def accepted(answer: dict[str, Any]) -> Response:
 def remember_refusal(problem: Problem) -> None:
     """Keep a refused delivery, if the request was one: counted, and a sample of it. Called by the error handler."""
     addressee: Addressee | None = g.get("addressee")
+    if addressee:
+        meters.refused(addressee.adapter, problem.code)
     if addressee is None or (problem.status >= 500 and not isinstance(problem, RateLimited)):
         return
     body: bytes = g.get("body", b"")

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine
 
-from openremedy import audit, logs, store
+from openremedy import audit, logs, meters, store
 from openremedy.alerts import PUBLIC_STATUSES, Alert, AlertStatus, Outcome, identity, parse_alert
 from openremedy.audit import Actor
 from openremedy.directory import Caller, Directory, Sender
@@ -187,6 +187,8 @@ class Door:
     ) -> list[Stored]:
         note = replay.note(delivery) if replay else None
         outcomes = store.store(self.engine, delivery, arrivals, unplaced, note)
+        for outcome, number in Counter(str(stored.outcome) for stored in outcomes).items():
+            meters.taken(delivery["adapter"], outcome, number)
         if any(stored.outcome == "created" for stored in outcomes):
             self.waker.soon()
         return outcomes

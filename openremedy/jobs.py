@@ -12,6 +12,7 @@ from openremedy.cookbook import from_json
 from openremedy.evaluation import confirmed
 from openremedy.evaluation.confirmed import Means, Setting
 from openremedy.extensions import db
+from openremedy.meters import Courier
 from openremedy.services import services
 
 log = structlog.get_logger()
@@ -19,18 +20,23 @@ log = structlog.get_logger()
 # Kept for the life of a worker process: the indexes, the model client's connections and the loop they belong to.
 CLASSIFIER = "openremedy.classifier"
 RUNNER = "openremedy.runner"
+COURIER = "openremedy.courier"
 
 
 def classify_pending() -> None:
     """Classify what waits. The wake key goes first: what is committed after this look wakes the next job."""
     classifier: Classifier = current_app.extensions[CLASSIFIER]
     runner: asyncio.Runner = current_app.extensions[RUNNER]
+    courier: Courier = current_app.extensions[COURIER]
     waker = services().waker
     waker.woken()
     if claims.waiting(db.engine, beyond=classifier.places):
         waker.wake()  # more than one worker holds: of those that have nothing to do another one helps
-    if runner.run(classifier.run()):
-        waker.wake()
+    try:
+        if runner.run(classifier.run()):
+            waker.wake()
+    finally:
+        courier.bring()
 
 
 def try_recipe(tenant_id: int, slug: str, spec: dict[str, Any] | None) -> dict[str, Any]:

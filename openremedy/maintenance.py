@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Engine, and_, delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from openremedy import claims, lifecycle, people, search, store
+from openremedy import claims, lifecycle, meters, people, search, store
 from openremedy.lifecycle import Episode, Track
 from openremedy.models import (
     CauseLease,
@@ -43,19 +43,24 @@ STALE_BATCH = 200
 
 def run(services: Services, engine: Engine, stopped: threading.Event, seconds: float) -> None:
     """Sweep every `seconds`, prune every hour, until stopped. An absent database is waited for."""
+    courier = meters.Courier(services.redis)
     pruned_at = float("-inf")
     back_at = time.monotonic()
     while not stopped.is_set():
         try:
             found = sweep(services, engine, expire=time.monotonic() - back_at > CATCH_UP_SECONDS)
+            meters.swept(found, time.time())
             if any(found.values()):
                 log.info("sweep.done", **found)
             if time.monotonic() - pruned_at > PRUNE_SECONDS:
-                log.info("prune.done", **prune(engine, services.settings.retention_days))
+                deleted = prune(engine, services.settings.retention_days)
+                meters.pruned(deleted)
+                log.info("prune.done", **deleted)
                 pruned_at = time.monotonic()
         except SQLAlchemyError as error:
             log.error("scheduler.database_away", error=type(error).__name__)
             back_at = time.monotonic()
+        courier.bring()
         stopped.wait(seconds)
 
 

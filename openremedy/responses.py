@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import BadHost, HTTPException, SecurityError
 
-from openremedy import edge, logs, ui
+from openremedy import edge, logs, meters, ui
 from openremedy.database import FAILED, OTHER_SCHEMA
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 from openremedy.extensions import limiter
@@ -34,6 +34,7 @@ CODES = {
     429: "rate_limited",
     503: "unavailable",
 }
+PARTS = {"webhooks": "canonical", "ui": "pages"}
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -67,14 +68,22 @@ def _finish(response: Response) -> Response:
         response.headers.setdefault(name, value)
     response.headers["X-Request-ID"] = g.request_id
     _set_retry_after(response)
+    took = time.perf_counter() - g.started
+    meters.answered(_part(), response.status_code, took)
     log.info(
         "request.done",
         method=request.method,
         route=str(request.url_rule) if request.url_rule else None,
         status=response.status_code,
-        ms=round((time.perf_counter() - g.started) * 1000, 1),
+        ms=round(took * 1000, 1),
     )
     return response
+
+
+def _part() -> str:
+    """What was asked, as /metrics calls it: an adapter, canonical, api, pages, or none of what we have."""
+    name = request.blueprint or "none"
+    return PARTS.get(name) or name.removeprefix("native_")
 
 
 def _set_retry_after(response: Response) -> None:

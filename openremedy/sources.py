@@ -230,13 +230,13 @@ def _refused(field: str, words: str) -> Any:
 # ---------------------------------------------------------------- as others see it
 
 
-def silent(source: Source, moment: datetime) -> bool | None:
-    """Whether the source's heartbeat has stopped; None for a source that never had one."""
+def silent(source: Any, moment: datetime) -> bool | None:
+    """Whether the heartbeat has stopped of a source, or of a row with its three columns; None if it never had one."""
     if source.heartbeat_at is None:
         return None
     if source.heartbeat_ended_at:
         return True
-    return (moment - source.heartbeat_at).total_seconds() > heartbeat.allowed(source.heartbeat_gap)
+    return bool((moment - source.heartbeat_at).total_seconds() > heartbeat.allowed(source.heartbeat_gap))
 
 
 def url_of(public_url: str, slug: str, adapter: str) -> str:

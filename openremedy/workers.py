@@ -23,6 +23,7 @@ from openremedy import evaluation_queue, jobs, tryout_queue
 from openremedy.classification import Classifier, Limits
 from openremedy.enrichment import Enricher
 from openremedy.extensions import db
+from openremedy.meters import Courier
 from openremedy.queue import JOB, interactive_queue, job_queue, worker_client
 from openremedy.registry import adapters
 from openremedy.services import services
@@ -104,6 +105,7 @@ def run(settings: Settings, *, burst: bool) -> None:
     with asyncio.Runner() as runner:
         current_app.extensions[jobs.RUNNER] = runner
         current_app.extensions[jobs.CLASSIFIER] = classifier(settings)
+        current_app.extensions[jobs.COURIER] = Courier(services().redis)
         # In turn: what people ask for goes first, but however much they ask, incidents are classified between.
         worker.work(
             burst=burst,

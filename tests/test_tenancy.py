@@ -62,7 +62,13 @@ LISTS: dict[tuple[str, str], dict[str, Any]] = {
 }
 # Open to anybody, or with a credential of their own.
 OPEN = {
-    *(("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/api/v1/openapi.json"), ("GET", "/api/docs")),
+    *(
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/metrics"),
+        ("GET", "/api/v1/openapi.json"),
+        ("GET", "/api/docs"),
+    ),
     *(("GET", "/openremedy-monitor.sh"), ("POST", "/api/v1/webhooks/alerts/<tenant>")),
 }
 # Without an id: what makes something new in one's own tenant.
