@@ -12,6 +12,7 @@ from sqlalchemy import Engine, and_, delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from openremedy import claims, lifecycle, meters, people, search, store
+from openremedy.ids import first_id
 from openremedy.lifecycle import Episode, Track
 from openremedy.models import (
     CauseLease,
@@ -33,6 +34,7 @@ from openremedy.services import Services
 log = structlog.get_logger()
 
 PRUNE_SECONDS = 3600
+PRUNE_AT_ONCE = 20.0  # seconds between two sweeps
 # After a start or an absence of the database: what could not be repeated to us meanwhile is repeated within a minute.
 CATCH_UP_SECONDS = 90
 BATCH = 500
@@ -53,15 +55,22 @@ def run(services: Services, engine: Engine, stopped: threading.Event, seconds: f
             if any(found.values()):
                 log.info("sweep.done", **found)
             if time.monotonic() - pruned_at > PRUNE_SECONDS:
-                deleted = prune(engine, services.settings.retention_days)
+                enough = _enough(stopped)
+                deleted = prune(engine, services.settings.retention_days, enough)
                 meters.pruned(deleted)
                 log.info("prune.done", **deleted)
-                pruned_at = time.monotonic()
+                # What is left has its turn after the next sweep, which must not wait for years of rows.
+                pruned_at = pruned_at if enough() else time.monotonic()
         except SQLAlchemyError as error:
             log.error("scheduler.database_away", error=type(error).__name__)
             back_at = time.monotonic()
         courier.bring()
         stopped.wait(seconds)
+
+
+def _enough(stopped: threading.Event) -> Callable[[], bool]:
+    end = time.monotonic() + PRUNE_AT_ONCE
+    return lambda: stopped.is_set() or time.monotonic() > end
 
 
 def sweep(services: Services, engine: Engine, expire: bool = True) -> dict[str, int]:
@@ -133,14 +142,14 @@ def _close(
         return closed
 
 
-def prune(engine: Engine, days: int) -> dict[str, int]:
-    """Delete what is older than `days`, or than a tenant's own shorter time, in small transactions; open incidents
-    stay whatever their age.
+def prune(engine: Engine, days: int, enough: Callable[[], bool] = lambda: False) -> dict[str, int]:
+    """Delete what is older than `days`, or than a tenant's own shorter time, in small transactions with pauses; open
+    incidents stay whatever their age. `enough` is asked between two transactions whether to leave the rest for later.
     """
     moment = now()
-    counts = _prune_old(engine, moment - timedelta(days=days), None)
+    counts = _prune_old(engine, moment - timedelta(days=days), None, enough)
     for tenant_id, own in _shorter_retention(engine, days):
-        of_tenant = _prune_old(engine, moment - timedelta(days=own), tenant_id)
+        of_tenant = _prune_old(engine, moment - timedelta(days=own), tenant_id, enough)
         counts = {name: count + of_tenant[name] for name, count in counts.items()}
     return counts | _prune_traces(engine, moment)
 
@@ -152,16 +161,19 @@ def _shorter_retention(engine: Engine, days: int) -> list[tuple[int, int]]:
         return [(tenant_id, retention or 0) for tenant_id, retention in connection.execute(own)]
 
 
-def _prune_old(engine: Engine, limit: datetime, tenant_id: int | None) -> dict[str, int]:
+def _prune_old(engine: Engine, limit: datetime, tenant_id: int | None, enough: Callable[[], bool]) -> dict[str, int]:
     """What is older than `limit`, of one tenant or of all."""
 
     def of(model: Any, old: Any) -> Any:
         return old if tenant_id is None else and_(model.tenant_id == tenant_id, old)
 
+    def delete_old(model: Any, old: Any) -> int:
+        return _delete_old(engine, model, of(model, model.id < first_id(limit)), old, enough)
+
     closed = and_(Incident.status == IncidentStatus.RESOLVED, Incident.resolved_at < limit)
     return {
-        "deliveries": _delete_in_batches(engine, Delivery, of(Delivery, Delivery.received_at < limit)),
-        "incidents": _delete_in_batches(engine, Incident, of(Incident, closed)),
+        "deliveries": delete_old(Delivery, Delivery.received_at < limit),
+        "incidents": delete_old(Incident, closed),
         "refusal_counts": _delete_all(engine, RefusalCount, of(RefusalCount, RefusalCount.minute < limit)),
         "token_usage": _delete_all(engine, TokenUsage, of(TokenUsage, TokenUsage.day < limit.date())),
     }
@@ -176,6 +188,30 @@ def _prune_traces(engine: Engine, moment: datetime) -> dict[str, int]:
         "sign_ins": _delete_in_batches(engine, SignIn, ended),
         "links": _delete_in_batches(engine, Link, Link.expires_at < moment - LINKS_KEPT),
     }
+
+
+def _delete_old(engine: Engine, model: Any, made: Any, old: Any, enough: Callable[[], bool]) -> int:
+    """Of those that were `made` early enough what is `old`, along the key, which tells when a row was made: none is
+    looked at twice, and no index is kept for this alone.
+
+    After each batch a pause as long as it took: half of the database's time is always left to intake.
+    """
+    rows = table(model)
+    window = select(rows.c.id).where(made).order_by(rows.c.id).limit(BATCH)
+    total = 0
+    seen = None
+    while not enough():
+        started = time.monotonic()
+        with engine.begin() as connection:
+            ids = list(connection.scalars(window if seen is None else window.where(rows.c.id > seen)))
+            if ids:
+                batch = (rows.c.id.in_(ids), old)
+                total += connection.execute(delete(rows).where(*batch)).rowcount
+        if len(ids) < BATCH:
+            break
+        seen = ids[-1]
+        time.sleep(time.monotonic() - started)
+    return total
 
 
 def _delete_in_batches(engine: Engine, model: Any, condition: Any) -> int:

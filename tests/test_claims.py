@@ -13,14 +13,13 @@ from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from cast import Tenant
-from openremedy import claims, maintenance
+from openremedy import claims, clock, maintenance
 from openremedy.claims import Claim, Turn
 from openremedy.classification import Classifier, Limits
 from openremedy.extensions import db
 from openremedy.ids import new_id
 from openremedy.models import (
     CauseLease,
-    Delivery,
     Incident,
     Link,
     RefusalCount,
@@ -410,38 +409,42 @@ def test_a_sweep_says_what_it_found(app: Flask, alice: Tenant, engine: Engine) -
 
 
 def test_pruning_keeps_open_incidents_and_whatever_is_young(app: Flask, alice: Tenant, engine: Engine) -> None:
-    old = now() - timedelta(days=91)
-    kept_open, closed, young = (alice.alert(hostname=name)["incident_id"] for name in ("open", "closed", "young"))
-    for one in (closed, young):
+    with clock.as_if_at(now() - timedelta(days=91)):
+        kept_open, closed, late = (alice.alert(hostname=name)["incident_id"] for name in ("open", "closed", "late"))
+        alice.post(f"/incidents/{closed}/resolve")
+    young = alice.alert(hostname="young")["incident_id"]
+    for one in (late, young):
         alice.post(f"/incidents/{one}/resolve")
-    with engine.begin() as connection:
-        aged = update(Incident).where(Incident.id.in_([uuid.UUID(kept_open), uuid.UUID(closed)]))
-        connection.execute(aged.values(first_seen=old, last_seen=old))
-        connection.execute(update(Incident).where(Incident.id == uuid.UUID(closed)).values(resolved_at=old))
     assert maintenance.prune(engine, 90)["incidents"] == 1
-    assert {one["id"] for one in alice.incidents()} == {kept_open, young}
+    assert {one["id"] for one in alice.incidents()} == {kept_open, late, young}
 
 
-def resolved(tenant: Tenant, engine: Engine, days_ago: int) -> str:
-    """An incident that ended that long ago, with its delivery."""
-    receipt = tenant.alert(hostname=f"{days_ago}-days")
-    tenant.post(f"/incidents/{receipt['incident_id']}/resolve")
-    at = now() - timedelta(days=days_ago)
-    with engine.begin() as connection:
-        connection.execute(
-            update(Incident).where(Incident.id == uuid.UUID(receipt["incident_id"])).values(resolved_at=at)
-        )
-        connection.execute(
-            update(Delivery).where(Delivery.id == uuid.UUID(receipt["delivery_id"])).values(received_at=at)
-        )
+def test_pruning_stops_when_it_is_told_to_and_goes_on_the_next_time(
+    alice: Tenant, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "BATCH", 2)
+    for number in range(5):
+        resolved(alice, 91 + number)
+    asked = iter([False, False, True, True])
+    first = maintenance.prune(engine, 90, lambda: next(asked))
+    assert (first["deliveries"], first["incidents"]) == (4, 0)
+    second = maintenance.prune(engine, 90)
+    assert (second["deliveries"], second["incidents"]) == (1, 5)
+
+
+def resolved(tenant: Tenant, days_ago: int) -> str:
+    """An incident that came and ended that long ago, with its delivery."""
+    with clock.as_if_at(now() - timedelta(days=days_ago)):
+        receipt = tenant.alert(hostname=f"{days_ago}-days")
+        tenant.post(f"/incidents/{receipt['incident_id']}/resolve")
     return str(receipt["incident_id"])
 
 
 def test_a_tenant_keeps_things_for_its_own_time_and_no_longer_than_the_installation(
     alice: Tenant, charlie: Tenant, engine: Engine
 ) -> None:
-    hers = [resolved(alice, engine, days) for days in (3, 8)]
-    his = [resolved(charlie, engine, days) for days in (8, 91)]
+    hers = [resolved(alice, days) for days in (3, 8)]
+    his = [resolved(charlie, days) for days in (8, 91)]
     with engine.begin() as connection:
         for tenant, days in ((alice, 7), (charlie, 365)):
             connection.execute(update(TenantRow).where(TenantRow.slug == tenant.slug).values(retention_days=days))

@@ -20,14 +20,13 @@ from redis import Redis
 from sqlalchemy import select, update
 
 from cast import DISK_FULL, Tenant
-from openremedy import doctor, maintenance, tenants
+from openremedy import clock, doctor, maintenance, tenants
 from openremedy.app import create_app
 from openremedy.crypto import Vault, hashed
 from openremedy.extensions import db
 from openremedy.models import (
     AlertRecord,
     ApiToken,
-    Delivery,
     Incident,
     Membership,
     Recipe,
@@ -684,17 +683,11 @@ def test_prune_deletes_the_old_in_batches_and_keeps_what_is_open(
     shell: Shell, app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "BATCH", 2)
-    burning = alice.alert(hostname="burning")["incident_id"]
-    for number in range(5):
-        incident_id = alice.alert(hostname=f"over-{number}")["incident_id"]
-        alice.post(f"/incidents/{incident_id}/resolve")
-    long_ago = now() - timedelta(days=91)
-    with app.app_context():
-        db.session.execute(update(Delivery).values(received_at=long_ago))
-        closed = Incident.status == "resolved"
-        db.session.execute(update(Incident).values(first_seen=long_ago, last_seen=long_ago))
-        db.session.execute(update(Incident).where(closed).values(resolved_at=long_ago))
-        db.session.commit()
+    with clock.as_if_at(now() - timedelta(days=91)):
+        burning = alice.alert(hostname="burning")["incident_id"]
+        for number in range(5):
+            incident_id = alice.alert(hostname=f"over-{number}")["incident_id"]
+            alice.post(f"/incidents/{incident_id}/resolve")
     fresh = alice.alert(hostname="fresh")["incident_id"]
     alice.post(f"/incidents/{fresh}/resolve")
     answer = shell.json("prune")
