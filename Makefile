@@ -88,6 +88,10 @@ fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read
 bench: $(VENV)/installed-dev $(VENV)/alerta/installed ## Time the door and the verdicts against others (11 minutes); T=--smoke takes two
 	$(BIN)/python -m bench $(T)
 
+.PHONY: bench-prune
+bench-prune: $(VENV)/installed-dev ## Time intake while a year of rows is deleted, and measure the disk (10 minutes)
+	PYTHONPATH=.:tests $(BIN)/python scripts/bench_prune.py $(T)
+
 .PHONY: bench-ui
 bench-ui: $(VENV)/installed-dev ## Time the lists, the search and the overview with 100,000 incidents (3 minutes)
 	$(BIN)/python scripts/bench_ui.py
