@@ -5,7 +5,8 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from flask import Flask
@@ -430,6 +431,38 @@ def test_pruning_stops_when_it_is_told_to_and_goes_on_the_next_time(
     assert (first["deliveries"], first["incidents"]) == (4, 0)
     second = maintenance.prune(engine, 90)
     assert (second["deliveries"], second["incidents"]) == (1, 5)
+
+
+def test_pruning_goes_past_what_it_must_not_delete(
+    alice: Tenant, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "BATCH", 2)
+    with clock.as_if_at(now() - timedelta(days=91)):
+        for name in ("one", "two", "three", "four"):
+            alice.alert(hostname=name)
+    resolved(alice, 91)
+    looks = iter(range(20))
+    found = maintenance.prune(engine, 90, lambda: next(looks) < 0)
+    assert (found["incidents"], len(alice.incidents())) == (1, 4)
+
+
+@pytest.mark.parametrize(("at_once", "times"), [(60.0, 1), (-1.0, 3)], ids=["all of it", "a part"])
+def test_what_a_round_has_not_deleted_has_its_turn_in_the_next(
+    app: Flask, engine: Engine, monkeypatch: pytest.MonkeyPatch, at_once: float, times: int
+) -> None:
+    monkeypatch.setattr(maintenance, "PRUNE_AT_ONCE", at_once)
+    pruned: list[int] = []
+    monkeypatch.setattr(maintenance, "prune", lambda *_: pruned.append(1) or {})
+    rounds = iter([False, False, False, True])
+    stopped = SimpleNamespace(is_set=lambda: False, wait=lambda _seconds: None)
+    monkeypatch.setattr(maintenance, "sweep", lambda *_, **__: {} if not next(rounds) else stop_now())
+    with pytest.raises(KeyboardInterrupt):
+        maintenance.run(app.extensions[KEY], engine, cast(threading.Event, stopped), 0)
+    assert len(pruned) == times
+
+
+def stop_now() -> dict[str, int]:
+    raise KeyboardInterrupt
 
 
 def resolved(tenant: Tenant, days_ago: int) -> str:
