@@ -562,9 +562,9 @@ class Classifier:
             if new:
                 connection.execute(_INSERT_VERDICTS, [self._row(one) | {"id": id} for one, id in new])
                 connection.execute(_INSERT_ENTRIES, [entry for one, _ in new for entry in _entries(one)])
-            requests = _requests(connection, [one.case.incident_id for one, _ in new])
+            request_ids = _request_ids(connection, [one.case.incident_id for one, _ in new])
         for one, _ in new:
-            _tell(one, requests.get(one.case.incident_id))
+            _tell(one, request_ids.get(one.case.incident_id))
 
     def _same_as_before(self, decided: Sequence[Decided]) -> dict[Any, Any]:
         """The verdicts in force, by incident, of which a redo found no more than them: then nothing new is written."""
@@ -759,7 +759,7 @@ def _entries(one: Decided) -> list[dict[str, Any]]:
     return entries
 
 
-def _requests(connection: Connection, incident_ids: Sequence[uuid.UUID]) -> dict[Any, str]:
+def _request_ids(connection: Connection, incident_ids: Sequence[uuid.UUID]) -> dict[Any, str]:
     """The id of the request that opened each: it joins the line of the worker with that of the web process."""
     if not incident_ids:
         return {}
