@@ -29,6 +29,7 @@ from openremedy import claims, jobs, workers
 from openremedy.classification import LEASE_MARGIN, RUN_SECONDS, Classifier
 from openremedy.cli import SWEEP_SECONDS
 from openremedy.extensions import db
+from openremedy.meters import Courier
 from openremedy.queue import JOB, PAUSE, QUEUE, WAKE_KEY, WAKE_SECONDS, Waker, job_queue, web_client, worker_client
 from openremedy.services import JOB_MARGIN, KEY
 from services import RedisServer, until
@@ -152,6 +153,7 @@ def run_job(app: Flask) -> None:
     with app.app_context(), asyncio.Runner() as runner:
         app.extensions[jobs.RUNNER] = runner
         app.extensions[jobs.CLASSIFIER] = workers.classifier(app.extensions[KEY].settings)
+        app.extensions[jobs.COURIER] = Courier(app.extensions[KEY].redis)
         jobs.classify_pending()
 
 
