@@ -559,7 +559,7 @@ def list_sources(query: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.post("/sources")
-@needs(Role.ADMIN)
+@needs(Role.ADMIN, HTTPStatus.CONFLICT)
 @blueprint.arguments(NewSource)
 @blueprint.response(201, SourceWithToken)
 def add_source(body: dict[str, Any]) -> dict[str, Any]:
@@ -586,7 +586,7 @@ def get_source(source_id: str) -> dict[str, Any]:
 
 
 @blueprint.patch("/sources/<source_id>")
-@needs(Role.ADMIN)
+@needs(Role.ADMIN, HTTPStatus.CONFLICT)
 @blueprint.arguments(SourceChange)
 @blueprint.response(200, SourceJson)
 def edit_source(body: dict[str, Any], source_id: str) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def cases(operation: Operation, things: dict[str, str]) -> st.SearchStrategy[sch
     in_path = st.fixed_dictionaries({name: st.just(things[name]) | segment for name in names})
     generated = st.one_of(operation.as_strategy(mode) for mode in GenerationMode)
     real = real_bodies(operation.path)
-    body = st.none() | st.sampled_from(real) if real else st.none()
+    # By their places: hypothesis writes out what it draws from, and these are long.
+    body = st.none() | st.integers(0, len(real) - 1).map(lambda place: real[place]) if real else st.none()
     return st.builds(placed, generated, in_path, body)
 
 
