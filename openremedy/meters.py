@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 log = structlog.get_logger()
 
 KEY = "openremedy:metrics"
-disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has types in part only
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client gives it no types
 
 OF_WEB = CollectorRegistry()
 OF_WORKERS = CollectorRegistry()
@@ -167,9 +167,9 @@ def of_web() -> Iterator[Metric]:
     if values.ValueClass is values.MutexValue:  # not under gunicorn
         yield from OF_WEB.collect()
         return
-    shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]  # the same
+    shared = MultiProcessCollector(CollectorRegistry())  # type: ignore[no-untyped-call]  # nor its constructor
     ours = {meter.name for meter in OF_WEB.collect()}
-    found = shared.collect()  # type: ignore[no-untyped-call]  # the same
+    found = shared.collect()  # type: ignore[no-untyped-call]  # nor this method
     yield from (meter for meter in found if meter.name in ours)
 
 

@@ -31,7 +31,7 @@ from stack import Stack  # noqa: E402
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 IN_BASE = "python3,python3-venv,python3-pip,ca-certificates"
 # What this machine is told about package indexes and certificates, for the build to be told too.
-TOLD = ["/etc/pip.conf", "/etc/ssl/certs", "/opt/wheels", "/opt/pypi"]
+TOLD = ["/etc/pip.conf", "/etc/ssl/certs"]
 # The network stays the host's: on its loopback are the databases.
 ISOLATED = """
 set -e
