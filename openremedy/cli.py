@@ -17,16 +17,18 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from openremedy import audit, cookbook, deliveries, maintenance, people, registry, sources, tenants
+from openremedy import audit, cookbook, deliveries, dispatch, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
 from openremedy import replay as replays
 from openremedy.alerts import shown
 from openremedy.audit import COMMAND_LINE
+from openremedy.dispatch import Dispatcher
 from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import stamp
 from openremedy.models import Role, User
+from openremedy.outgoing_client import OutgoingClient
 from openremedy.recipes import RecipeFileError, dump, parse
 from openremedy.services import services
 
@@ -446,15 +448,23 @@ def worker(burst: bool) -> None:
 @click.option("--json", is_flag=True, expose_value=False, help="Changes nothing: it writes to standard error only.")
 @with_appcontext
 def scheduler() -> None:
-    """Sweep every 30 seconds, close what is stale, delete what is old; several may run."""
+    """Sweep every 30 seconds, close what is stale, delete what is old, post outgoing messages; several may run."""
     stopped = threading.Event()
+    asked_to_stop = []
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
+    def stop(signal_number: int, _frame: FrameType | None) -> None:
+        asked_to_stop.append(signal_number)
         stopped.set()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    maintenance.run(services(), db.engine, stopped, SWEEP_SECONDS)
+    own = services()
+    client = OutgoingClient(allow_private=own.settings.outgoing_allow_private)
+    sending = dispatch.start(Dispatcher(db.engine, own.vault, own.settings.public_url, client), stopped)
+    maintenance.run(own, db.engine, stopped, SWEEP_SECONDS)
+    sending.join()
+    if not asked_to_stop:
+        raise SystemExit(1)
 
 
 @click.command()

@@ -22,6 +22,7 @@ from openremedy.models import (
     AlertRecord,
     Feedback,
     Incident,
+    IncidentStatus,
     Recipe,
     Source,
     Tenant,
@@ -150,14 +151,7 @@ def _verdicts(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Ver
 
 def detail(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str, Any]:
     """One incident with its evidence, alerts, timeline and verdicts. Raises NotFound."""
-    statement = (
-        select(*table(Incident).c, Source.name.label("source_name"))
-        .outerjoin(Source, Source.id == Incident.source_id)
-        .where(Incident.tenant_id == tenant_id, Incident.id == incident_id)
-    )
-    row = session.execute(statement).mappings().first()
-    if row is None:
-        raise NotFound()
+    row = _row(session, tenant_id, incident_id)
     verdicts = session.scalars(
         select(Verdict).where(Verdict.incident_id == incident_id).order_by(Verdict.id.desc()).limit(DETAIL_LIMIT)
     ).all()
@@ -171,6 +165,25 @@ def detail(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str
         "timeline": _timeline(session, incident_id, alerts),
         "verdicts": [verdict_json(verdict, restorer) for verdict in verdicts],
     }
+
+
+def with_evidence(session: Session, tenant_id: int, incident_id: uuid.UUID) -> dict[str, Any]:
+    """One incident as a list has it, and its evidence. Raises NotFound."""
+    row = _row(session, tenant_id, incident_id)
+    verdict = session.get(Verdict, row["verdict_id"]) if row["verdict_id"] else None
+    return as_json(row, verdict, Restorer(evidence_of(row))) | {"evidence": evidence_of(row)}
+
+
+def _row(session: Session, tenant_id: int, incident_id: uuid.UUID) -> Any:
+    statement = (
+        select(*table(Incident).c, Source.name.label("source_name"))
+        .outerjoin(Source, Source.id == Incident.source_id)
+        .where(Incident.tenant_id == tenant_id, Incident.id == incident_id)
+    )
+    row = session.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound()
+    return row
 
 
 def _type_opinion(row: Any) -> str | None:
@@ -431,7 +444,10 @@ def feedback(
             },
         )
         _person_verdict(connection, incident, chosen, answer, actor.name)
-        say(connection, tenant_id, incident_id, "feedback", actor.name, answer=answer, recipe=chosen)
+        # What is over needs no remedy any more: who looks back and answers starts nothing.
+        accepted = chosen is not None and incident["status"] != IncidentStatus.RESOLVED
+        said = {"answer": answer, "recipe": chosen} | ({"accepted": True} if accepted else {})
+        say(connection, tenant_id, incident_id, "feedback", actor.name, **said)
         audit.write(connection, actor, tenant_id, "verdict.answered", str(incident_id), answer=answer, recipe=chosen)
 
 

@@ -20,6 +20,7 @@ from openremedy.models import (
     Incident,
     IncidentStatus,
     Link,
+    OutgoingMessage,
     RefusalCount,
     SignIn,
     Source,
@@ -174,6 +175,9 @@ def _prune_old(engine: Engine, limit: datetime, tenant_id: int | None, enough: C
     return {
         "deliveries": delete_old(Delivery, Delivery.received_at < limit),
         "incidents": delete_old(Incident, closed),
+        "outgoing_messages": _delete_in_batches(
+            engine, OutgoingMessage, of(OutgoingMessage, OutgoingMessage.created_at < limit)
+        ),
         "refusal_counts": _delete_all(engine, RefusalCount, of(RefusalCount, RefusalCount.minute < limit)),
         "token_usage": _delete_all(engine, TokenUsage, of(TokenUsage, TokenUsage.day < limit.date())),
     }

@@ -69,6 +69,12 @@ MODEL_TOKENS = Counter("openremedy_model_tokens", "Tokens of questions that were
 SWEPT = Counter(
     "openremedy_swept", "What the scheduler's sweeps found, by kind; rounds counts them.", ["kind"], registry=OF_WORKERS
 )
+OUTGOING = Counter(
+    "openremedy_outgoing_attempts",
+    "Posts to endpoints of tenants: sent, failed (tried again), given_up.",
+    ["outcome"],
+    registry=OF_WORKERS,
+)
 PRUNED = Counter("openremedy_pruned_rows", "Rows that were deleted for their age.", ["kind"], registry=OF_WORKERS)
 LAST_SWEEP = Gauge("openremedy_last_sweep_timestamp_seconds", "When a sweep ended last.", registry=OF_WORKERS)
 
@@ -124,6 +130,11 @@ def pruned(found: dict[str, int]) -> None:
     """Old rows are gone."""
     for kind, number in found.items():
         _of(PRUNED, kind).inc(number)
+
+
+def posted(outcome: str) -> None:
+    """A message was tried."""
+    _of(OUTGOING, outcome).inc()
 
 
 # ---------------------------------------------------------------- from process to process

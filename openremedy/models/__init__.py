@@ -17,6 +17,7 @@ from openremedy.models.incident import (
     Triage,
     Verdict,
 )
+from openremedy.models.outgoing import Event, MessageState, OutgoingEndpoint, OutgoingMessage, Shape
 from openremedy.models.recipe import Recipe, RecipeVersion
 from openremedy.models.tenant import (
     ApiToken,
@@ -44,18 +45,23 @@ __all__ = [
     "CauseLease",
     "Delivery",
     "EndedBy",
+    "Event",
     "Feedback",
     "Incident",
     "IncidentStatus",
     "Link",
     "LinkPurpose",
     "Membership",
+    "MessageState",
     "ModelState",
+    "OutgoingEndpoint",
+    "OutgoingMessage",
     "Recipe",
     "RecipeVersion",
     "RefusalCount",
     "Role",
     "SecretKind",
+    "Shape",
     "SignIn",
     "Source",
     "SourceSecret",

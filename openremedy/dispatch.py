@@ -1,0 +1,192 @@
+"""Sends the outgoing messages. A thread of the scheduler: an endpoint that hangs must not hold up a verdict.
+
+The database is the queue, looked at each second, so that neither Redis nor another process is needed. A message is
+leased before it is posted and settled afterwards: whoever dies in between has perhaps posted it, and it is posted again
+with the same id.
+"""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from cryptography.fernet import InvalidToken
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from standardwebhooks import Webhook
+
+from openremedy import __version__, meters, outgoing
+from openremedy.crypto import Vault
+from openremedy.errors import NotFound
+from openremedy.incidents import stamp, with_evidence
+from openremedy.models import MessageState, OutgoingEndpoint, Recipe, Tenant, TimelineEntry, now
+from openremedy.outgoing import TEST
+from openremedy.outgoing_bodies import body_of
+from openremedy.outgoing_client import Answer, OutgoingClient
+
+log = structlog.get_logger()
+
+MOST = 32  # posts at once of this process
+MOST_OF_ONE = 4  # of them to the same endpoint
+LOOK = 1.0  # seconds between two looks at the database
+LAST_WAIT = 8.0  # seconds for what is under way when it is stopped; the rest is sent again by the next process
+
+
+class Gone(Exception):
+    """What a message is about is not there any more; the text is for people."""
+
+
+@dataclass
+class Dispatcher:
+    """One per process that sends."""
+
+    engine: Engine
+    vault: Vault
+    public_url: str
+    client: OutgoingClient
+    _at: Counter[int] = field(default_factory=Counter)  # posts under way, by endpoint
+
+    async def run(self, stopped: threading.Event) -> None:
+        """Send what is due until stopped; an absent database is waited for."""
+        under_way: set[asyncio.Task[None]] = set()
+        while not stopped.is_set():
+            try:
+                for message in self._claimed(MOST - len(under_way)):
+                    under_way.add(asyncio.create_task(self._deliver(message)))
+            except SQLAlchemyError as error:
+                log.error("dispatch.database_away", error=type(error).__name__)
+            if under_way:
+                _, under_way = await asyncio.wait(under_way, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(LOOK)
+        if under_way:
+            await asyncio.wait(under_way, timeout=LAST_WAIT)
+        await self.client.close()
+
+    def _claimed(self, places: int) -> list[Any]:
+        found: list[Any] = []
+        for endpoint_id in outgoing.due(self.engine) if places > 0 else ():
+            free = min(MOST_OF_ONE - self._at[endpoint_id], places - len(found))
+            if free > 0:
+                of_one = outgoing.claim(self.engine, endpoint_id, free)
+                self._at[endpoint_id] += len(of_one)
+                found += of_one
+        return found
+
+    async def _deliver(self, message: Mapping[str, Any]) -> None:
+        """Make it, post it, and write what came of it."""
+        began = time.monotonic()
+        try:
+            try:
+                url, headers, body = self._letter(message)
+                answer = await self.client.post(url, headers, body)
+                message = {**message, "body": body}
+            except Gone as error:
+                answer = Answer(error=str(error), final=True)
+            except InvalidToken:
+                answer = Answer(error="ENCRYPTION_KEYS lacks the key of this endpoint")
+            milliseconds = round((time.monotonic() - began) * 1000)
+            state = outgoing.settle(self.engine, message, answer, milliseconds)
+            _tell(message, answer, state, milliseconds)
+        except SQLAlchemyError as error:
+            # Its lease ends, and it is tried again.
+            log.error("dispatch.not_settled", message_id=str(message["id"]), error=type(error).__name__)
+        finally:
+            self._at[message["endpoint_id"]] -= 1
+
+    # ------------------------------------------------------------ what is posted
+
+    def _letter(self, message: Mapping[str, Any]) -> tuple[str, dict[str, str], bytes]:
+        """URL, headers and body. Raises Gone, InvalidToken."""
+        with Session(self.engine) as session:
+            session.connection(execution_options={"sqlite_readonly": True})
+            endpoint = session.get(OutgoingEndpoint, message["endpoint_id"])
+            if endpoint is None:
+                raise Gone("the endpoint was removed")
+            body = message["body"] or body_of(endpoint.shape, self._told(session, message))
+            return self.vault.unlock(endpoint.locked_url), self._headers(endpoint, str(message["id"]), body), body
+
+    def _headers(self, endpoint: OutgoingEndpoint, message_id: str, body: bytes) -> dict[str, str]:
+        """https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md"""
+        moment = now()
+        secrets = [self.vault.unlock(endpoint.locked_secret)]
+        if endpoint.locked_previous and endpoint.previous_until and endpoint.previous_until > moment:
+            secrets.append(self.vault.unlock(endpoint.locked_previous))
+        name = f"msg_{message_id}"
+        text = body.decode()
+        headers = {
+            "User-Agent": f"OpenRemedy/{__version__}",
+            "Content-Type": "application/json",
+            "webhook-id": name,
+            "webhook-timestamp": str(int(moment.timestamp())),
+            "webhook-signature": " ".join(Webhook(secret).sign(name, moment, text) for secret in secrets),
+        }
+        if endpoint.locked_header:
+            own, _, value = self.vault.unlock(endpoint.locked_header).partition(": ")
+            headers[own] = value
+        return headers
+
+    def _told(self, session: Session, message: Mapping[str, Any]) -> dict[str, Any]:
+        """What docs/outgoing.md describes. Raises Gone."""
+        tenant = session.get_one(Tenant, message["tenant_id"])
+        data: dict[str, Any] = {"tenant": tenant.slug, "url": self.public_url, "actor": None, "reason": None}
+        data |= {"incident": None, "recipe": None}
+        kind = f"openremedy.{TEST}" if message["event"] == TEST else f"incident.{message['event']}"
+        if message["incident_id"]:
+            data |= self._of_incident(session, tenant, message)
+        return {"type": kind, "timestamp": stamp(message["created_at"]), "data": data}
+
+    def _of_incident(self, session: Session, tenant: Tenant, message: Mapping[str, Any]) -> dict[str, Any]:
+        line = session.get(TimelineEntry, message["timeline_id"])
+        try:
+            incident = with_evidence(session, tenant.id, message["incident_id"])
+        except NotFound as error:
+            raise Gone("the incident was deleted") from error
+        slug = incident["verdict"]["recipe"] if incident["verdict"] else None
+        recipe = session.scalar(select(Recipe).where(Recipe.tenant_id == tenant.id, Recipe.slug == slug))
+        return {
+            "url": f"{self.public_url}/t/{tenant.slug}/incidents/{incident['id']}",
+            "actor": line.actor if line else None,
+            "reason": line.detail.get("reason") if line else None,
+            "incident": incident,
+            "recipe": _recipe(recipe) if recipe else None,
+        }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in ("slug", "title", "risk", "tags", "steps")}
+
+
+def _tell(message: Mapping[str, Any], answer: Answer, state: MessageState | None, milliseconds: int) -> None:
+    outcome = "given_up" if state is MessageState.FAILED else "sent" if answer.well else "failed"
+    meters.posted(outcome)
+    log.info(
+        "outgoing.posted",
+        outcome=outcome,
+        endpoint=message["endpoint_id"],
+        message_id=str(message["id"]),
+        event_sent=message["event"],
+        incident=str(message["incident_id"]) if message["incident_id"] else None,
+        status=answer.status,
+        reason=answer.error,
+        milliseconds=milliseconds,
+    )
+
+
+def start(dispatcher: Dispatcher, stopped: threading.Event) -> threading.Thread:
+    """Send beside the sweeps; what breaks it stops the whole process, which a supervisor starts again."""
+
+    def send() -> None:
+        try:
+            asyncio.run(dispatcher.run(stopped))
+        finally:
+            stopped.set()
+
+    thread = threading.Thread(target=send, name="dispatch")
+    thread.start()
+    return thread
