@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Engine, Select, delete, func, or_, select, update
+from sqlalchemy import Connection, Engine, RowMapping, Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from openremedy import audit
@@ -215,7 +215,7 @@ def remove_endpoint(session: Session, endpoint: OutgoingEndpoint, actor: Actor) 
     session.commit()
     # What is cut short here, and what was added meanwhile, goes with its age.
     some = select(_messages.c.id).where(_messages.c.endpoint_id == endpoint_id).limit(REMOVED_AT_ONCE)
-    while session.execute(delete(_messages).where(_messages.c.id.in_(some))).rowcount:
+    while session.connection().execute(delete(_messages).where(_messages.c.id.in_(some))).rowcount:
         session.commit()
 
 
@@ -394,7 +394,7 @@ def _pause(attempts: int, answer: Answer) -> int:
     return max(spread, answer.retry_after or 0)
 
 
-def _note(connection: Connection, endpoint: Mapping[str, Any], answer: Answer, moment: datetime) -> None:
+def _note(connection: Connection, endpoint: RowMapping, answer: Answer, moment: datetime) -> None:
     changes = _well() if answer.well else _badly(endpoint, answer, moment)
     connection.execute(update(_endpoints).where(_endpoints.c.id == endpoint["id"]).values(changes))
     if reason := changes.get("disabled_reason"):
@@ -407,7 +407,7 @@ def _well() -> dict[str, Any]:
     return {"failures": 0, "failing_since": None, "retry_at": None, "last_sent_at": now()}
 
 
-def _badly(endpoint: Mapping[str, Any], answer: Answer, moment: datetime) -> dict[str, Any]:
+def _badly(endpoint: RowMapping, answer: Answer, moment: datetime) -> dict[str, Any]:
     failures = endpoint["failures"] + 1
     pause = max(min(FIRST_PAUSE * 2 ** min(failures - 1, 20), LONGEST_PAUSE), answer.retry_after or 0)
     since = endpoint["failing_since"] or moment

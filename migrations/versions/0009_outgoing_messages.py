@@ -1,9 +1,9 @@
 """outgoing messages
 
-Why: a tenant can have what happens to its incidents posted to an address of its own. All of that stands in the timeline,
-written by the transaction in which it happens; a trigger there adds the message to the same transaction, so none is
-missed or sent of what was rolled back, whoever wrote it, the release before included. Where no endpoint wants anything
-it costs an insert a look at a small table.
+Why: a tenant can have what happens to its incidents posted to an address of its own. All of that stands in the
+timeline, written by the transaction in which it happens; a trigger there adds the message to the same transaction, so
+none is missed or sent of what was rolled back, whoever wrote it, the release before included. Where no endpoint wants
+anything it costs an insert a look at a small table.
 
 Revision ID: 0009
 Revises: 0008
@@ -55,6 +55,7 @@ POSTGRESQL = [
     """,
 ]
 
+_OF_NEW = EVENT.format(line="NEW", accepted="json_extract(NEW.detail, '$.accepted')")
 SQLITE = [
     f"""
     CREATE TRIGGER timeline_outgoing AFTER INSERT ON timeline
@@ -62,11 +63,11 @@ SQLITE = [
     BEGIN
         {INTO}
         SELECT lower(hex(randomblob(16))), tenant_id, id, NEW.incident_id, NEW.id,
-            {EVENT.format(line="NEW", accepted="json_extract(NEW.detail, '$.accepted')")}, NEW.at, 'pending', 0, NEW.at, NEW.at, '[]'
+            {_OF_NEW}, NEW.at, 'pending', 0, NEW.at, NEW.at, '[]'
         FROM outgoing_endpoints
         WHERE tenant_id = NEW.tenant_id AND disabled_at IS NULL AND EXISTS (
             SELECT 1 FROM json_each(outgoing_endpoints.events)
-            WHERE value = {EVENT.format(line="NEW", accepted="json_extract(NEW.detail, '$.accepted')")}
+            WHERE value = {_OF_NEW}
         );
     END
     """,  # nosec B608 # parts of this file, no value
