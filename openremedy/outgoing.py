@@ -219,10 +219,10 @@ def remove_endpoint(session: Session, endpoint: OutgoingEndpoint, actor: Actor) 
         session.commit()
 
 
-def takers(session: Session, tenant_id: int, event: Event) -> list[str]:
-    """The names of those that an event goes to."""
+def engines(session: Session, tenant_id: int) -> list[str]:
+    """The names of those that an accepted recipe is handed to; a chat only reads of it."""
     live = [one for one in list_endpoints(session, tenant_id) if one.disabled_at is None]
-    return [one.name for one in live if event in one.events]
+    return [one.name for one in live if Event.ACCEPTED in one.events and one.shape is not Shape.SLACK]
 
 
 # ---------------------------------------------------------------- messages as people see them

@@ -17,12 +17,14 @@ from sqlalchemy import select
 
 from browser_client import PASSWORD
 from cast import Tenant
-from openremedy import people, tenants
+from openremedy import outgoing, people, tenants
 from openremedy.audit import COMMAND_LINE
 from openremedy.demo.bodies import fixture
 from openremedy.evaluation_queue import start_evaluation
 from openremedy.extensions import db
-from openremedy.models import Base, LinkPurpose, Role
+from openremedy.models import Base, Event, LinkPurpose, Role, Shape
+from openremedy.outgoing import Wanted
+from openremedy.outgoing_client import Answer
 from openremedy.recipes import parse
 from openremedy.services import services
 from openremedy.tryout_queue import start_tryout
@@ -78,6 +80,7 @@ _RECIPE = {
     "tags": "disk",
     "enabled": "true",
 }
+_ENDPOINT = {"shape": "standard", "events": "created", "url": "https://hooks.example.com/path"}
 
 ROUTES: dict[str, Page | Form] = {
     # Signing in and one's own account
@@ -166,6 +169,17 @@ ROUTES: dict[str, Page | Form] = {
     "ui.reveal_secret": Form(200, fields={"password": "{password}"}),
     "ui.rotate_secret": Form(200, fields={"grace": "24"}),
     "ui.end_secret": Form(fields={"secret_id": "{previous_secret_id}"}),
+    "ui.outgoing": Page(),
+    "ui.add_endpoint": Form(200, fields=_ENDPOINT | {"name": "Another"}),
+    "ui.outgoing_endpoint": Page(also=({"state": "failed"},)),
+    "ui.edit_endpoint": Form(fields=_ENDPOINT | {"name": "Renamed", "url": ""}),
+    "ui.rotate_endpoint": Form(200),
+    "ui.disable_endpoint": Form(),
+    "ui.enable_endpoint": Form(changes_nothing="it is switched on"),
+    "ui.remove_endpoint": Form(),
+    "ui.test_endpoint": Form(),
+    "ui.outgoing_message": Page(),
+    "ui.send_message_again": Form(),
     "ui.members": Page(),
     "ui.invite_member": Form(200, fields={"email": "new@example.com", "role": "viewer"}),
     "ui.revoke_invitation": Form(),
@@ -232,6 +246,9 @@ WHO: dict[str, frozenset[str]] = {
             *("ui.replay_preview", "ui.replay_delivery"),
             *("ui.settings", "ui.change_settings", "ui.reveal_secret", "ui.rotate_secret", "ui.end_secret"),
             *("ui.members", "ui.invite_member", "ui.revoke_invitation", "ui.change_role", "ui.remove_member"),
+            *("ui.outgoing", "ui.add_endpoint", "ui.outgoing_endpoint", "ui.edit_endpoint", "ui.rotate_endpoint"),
+            *("ui.disable_endpoint", "ui.enable_endpoint", "ui.remove_endpoint", "ui.test_endpoint"),
+            *("ui.outgoing_message", "ui.send_message_again"),
             *("ui.tokens", "ui.create_token", "ui.revoke_token", "ui.audit_log", "ui.export_audit"),
         )
     ),
@@ -325,6 +342,26 @@ def _evaluation(tenant: Tenant) -> str:
     return start_evaluation(services(), tenant_id, {"tier": "lexical", "threshold": None}, None)
 
 
+def _endpoint(tenant: Tenant) -> str:
+    wanted = Wanted(mark(tenant.slug), Shape.STANDARD, list(Event), f"https://hooks.example.com/{mark(tenant.slug)}")
+    found, _secret = outgoing.add_endpoint(
+        db.session(), services().vault, tenant.id, wanted, COMMAND_LINE, allow_private=False
+    )
+    return str(found.id)
+
+
+def _message(tenant: Tenant) -> str:
+    """One that was given up."""
+    endpoint = outgoing.list_endpoints(db.session(), tenant.id)[-1]
+    message = outgoing.send_test(db.session(), endpoint, COMMAND_LINE)
+    endpoint_id, message_id = endpoint.id, str(message.id)
+    db.session.rollback()
+    (claimed,) = outgoing.claim(db.engine, endpoint_id, 9)
+    body = b'{"note": "' + mark(tenant.slug).encode() + b'"}'
+    outgoing.settle(db.engine, {**claimed, "body": body}, Answer(error="the test says so", final=True), 1)
+    return message_id
+
+
 def _previous_secret(tenant: Tenant) -> str:
     previous = str(tenants.find_tenant(db.session(), tenant.slug).secrets[-1].id)
     db.session.rollback()
@@ -358,6 +395,8 @@ THINGS: dict[str, Callable[[Tenant], str]] = {
     "pagerduty_source_id": lambda tenant: str(tenant.source("pagerduty", signing_secret="of-pagerduty").id),
     "source_id": _source,
     "secret_id": lambda _tenant: _newest("source_secrets"),
+    "endpoint_id": _endpoint,
+    "message_id": _message,
     "user_id": _member,
     "token_id": _api_token,
     "superadmin_token": lambda tenant: _link(tenant, f"boss-of-{tenant.slug}@example.com", inside=False),

@@ -23,6 +23,7 @@ from openremedy.ui import (  # noqa: F401 - importing them mounts their pages
     incidents,
     members,
     oidc,
+    outgoing,
     overview,
     recipes,
     review,

@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 
 from openremedy import incidents as domain
+from openremedy import outgoing
 from openremedy.alerts import compact
 from openremedy.errors import Invalid, NotFound
 from openremedy.evidence_tree import tree
@@ -54,6 +55,7 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
         "timeline": sentences(found["timeline"]),
         "related": related(db.session(), g.here.id, id_of(found["id"])),
         "waiting": found["classification"] in WAITING,
+        "engines": outgoing.engines(db.session(), g.here.id) if found["status"] != "resolved" else [],
         "mark": mark(found["status"], found["classification"], found["severity"]),
     }
 

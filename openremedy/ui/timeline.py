@@ -65,7 +65,18 @@ def _answered(detail: dict[str, Any]) -> str:
     }.get(str(detail.get("answer")), "Answered")
 
 
-_STRONG = {"opened", "still_firing", "acknowledged", "resolved", "stale", "severity_changed", "feedback", "needs_human"}
+_STRONG = {
+    "opened",
+    "still_firing",
+    "acknowledged",
+    "resolved",
+    "stale",
+    "severity_changed",
+    "feedback",
+    "needs_human",
+    "handed_over",
+    "hand_over_failed",
+}
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "opened": lambda detail: f"Opened, {detail.get('severity', '')}",
     "still_firing": lambda _detail: "Opened again: it still fires after it was closed",
@@ -83,5 +94,7 @@ _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "duplicate": lambda _detail: "The same alert once more",
     "ignored": lambda _detail: "An alert that changed nothing",
     "note": lambda _detail: "A note from the tool",
+    "handed_over": lambda _detail: "Has taken the accepted recipe",
+    "hand_over_failed": lambda _detail: "Could not be handed the accepted recipe",
     "enriched": lambda _detail: "More was read from the tool",
 }
