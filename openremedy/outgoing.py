@@ -236,7 +236,7 @@ def waiting(session: Session, tenant_id: int) -> dict[int, int]:
         .where(OutgoingEndpoint.tenant_id == tenant_id, OutgoingMessage.state == MessageState.PENDING)
         .group_by(OutgoingMessage.endpoint_id)
     )
-    return dict(session.execute(counted).tuples().all())
+    return dict(session.execute(counted).all())
 
 
 def messages(

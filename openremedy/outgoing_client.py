@@ -52,6 +52,8 @@ def is_public(address: str) -> bool:
             inner = IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if found.is_site_local:  # given up by RFC 3879, and to ipaddress as good as any
+            return False
     return found.is_global and not found.is_multicast
 
 

@@ -62,6 +62,8 @@ SHOWS: Mapping[str, frozenset[str]] = {
     "POST ui.reveal_secret": frozenset({WEBHOOK}),
     "POST ui.rotate_secret": frozenset({WEBHOOK}),
     "POST ui.create_token": frozenset({API}),
+    "POST ui.add_endpoint": frozenset({SEALED}),  # what signs its messages, as the Standard Webhooks write it
+    "POST ui.rotate_endpoint": frozenset({SEALED}),
     "POST ui.admin_invite": frozenset({LINK}),
     "POST ui.admin_reset_link": frozenset({LINK}),
     "POST ui.invite_member": frozenset({LINK}),

@@ -1,0 +1,784 @@
+"""Outgoing: what is queued with what happens, what is posted, and what becomes of an endpoint that fails."""
+
+import asyncio
+import dataclasses
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, select, update
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from browser_client import Person
+from cast import Tenant
+from config import Settings
+from leaks import watch
+from openremedy import audit, incidents, maintenance, outgoing
+from openremedy.audit import COMMAND_LINE, Actor, Filters
+from openremedy.dispatch import Dispatcher, start
+from openremedy.errors import Conflict, Invalid
+from openremedy.extensions import db
+from openremedy.models import Event, MessageState, OutgoingEndpoint, OutgoingMessage, Shape, as_if_at, now, table
+from openremedy.outgoing import Wanted
+from openremedy.outgoing_bodies import body_of
+from openremedy.outgoing_client import Answer, OutgoingClient, is_public
+from openremedy.services import services
+from receiver import Receiver
+from services import until
+from stack import Stack
+
+ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ONLY_POSTGRES = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+PUBLIC = "https://hooks.example.com/services/path"
+BOB = Actor("bob@example.com")
+messages_table, endpoints_table = table(OutgoingMessage), table(OutgoingEndpoint)
+
+
+def add(tenant: Tenant, url: str = PUBLIC, *events: Event, **changes: Any) -> tuple[int, str]:
+    """An endpoint of the tenant, of every event unless some are named; its id and its secret."""
+    watch.public.add(url)
+    wanted = Wanted(
+        **({"name": "hook", "shape": Shape.STANDARD, "events": events or list(Event), "url": url} | changes)
+    )
+    with tenant.app.app_context():
+        endpoint, secret = outgoing.add_endpoint(
+            db.session(), services().vault, tenant.id, wanted, COMMAND_LINE, allow_private=True
+        )
+        return endpoint.id, secret
+
+
+def queued(app: Flask) -> list[dict[str, Any]]:
+    """All messages, in the order of what happened."""
+    order = (OutgoingMessage.timeline_id, OutgoingMessage.endpoint_id)
+    with app.app_context(), db.engine.connect().execution_options(sqlite_readonly=True) as connection:
+        return [dict(one) for one in connection.execute(select(*messages_table.c).order_by(*order)).mappings()]
+
+
+def events(app: Flask) -> list[str]:
+    return [one["event"] for one in queued(app)]
+
+
+def endpoint_row(app: Flask, endpoint_id: int) -> Any:
+    with app.app_context(), db.engine.connect().execution_options(sqlite_readonly=True) as connection:
+        return (
+            connection.execute(select(*endpoints_table.c).where(endpoints_table.c.id == endpoint_id)).mappings().one()
+        )
+
+
+def change(app: Flask, model: Any, **values: Any) -> None:
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(update(table(model)).values(values))
+
+
+def act(app: Flask, action: Callable[..., None], tenant: Tenant, incident_id: str, *more: Any) -> None:
+    with app.app_context():
+        action(db.engine, tenant.id, uuid.UUID(incident_id), *more, BOB)
+
+
+@contextmanager
+def sending(app: Flask, *, allow_private: bool = True) -> Iterator[None]:
+    """A dispatcher at work, as the scheduler has one."""
+    stopped = threading.Event()
+    with app.app_context():
+        client = OutgoingClient(allow_private=allow_private)
+        dispatcher = Dispatcher(db.engine, services().vault, services().settings.public_url, client)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openremedy.dispatch.LOOK", 0.02)
+        thread = start(dispatcher, stopped)
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def settled(app: Flask, *, count: int = 1) -> list[dict[str, Any]]:
+    """Wait until so many messages have been tried and written down."""
+
+    def found() -> list[dict[str, Any]]:
+        tried = [one for one in queued(app) if one["log"]]
+        return tried if len(tried) >= count else []
+
+    result: list[dict[str, Any]] = until(found, f"{count} messages were tried")
+    return result
+
+
+# ---------------------------------------------------------------- what is queued
+
+
+def test_each_event_of_an_incident_becomes_a_message_in_its_own_transaction(app: Flask, alice: Tenant) -> None:
+    add(alice)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.acknowledge, alice, incident_id)
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    act(app, incidents.resolve, alice, incident_id)
+    assert events(app) == ["created", "acknowledged", "accepted", "resolved"]
+    assert {str(one["incident_id"]) for one in queued(app)} == {incident_id}
+
+
+def test_a_repetition_is_no_event(app: Flask, alice: Tenant) -> None:
+    add(alice)
+    alice.alert()
+    alice.alert()
+    assert events(app) == ["created"]
+
+
+def test_only_the_events_that_were_asked_for_are_queued(app: Flask, alice: Tenant) -> None:
+    add(alice, PUBLIC, Event.RESOLVED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.resolve, alice, incident_id)
+    assert events(app) == ["resolved"]
+
+
+def test_what_happens_in_another_tenant_is_queued_for_nobody_here(app: Flask, alice: Tenant, charlie: Tenant) -> None:
+    add(charlie)
+    alice.alert()
+    assert events(app) == []
+
+
+def test_a_body_of_many_alerts_queues_a_message_for_each_incident_and_endpoint(app: Flask, alice: Tenant) -> None:
+    add(alice, name="one")
+    add(alice, name="two")
+    body = {"alerts": [{"status": "firing", "labels": {"alertname": "A", "instance": f"h{n}"}} for n in range(20)]}
+    alice.source("alertmanager").alerts(body)
+    assert len(queued(app)) == 40
+    assert len({one["id"] for one in queued(app)}) == 40
+
+
+def test_an_answer_about_what_is_over_hands_nothing_over(app: Flask, alice: Tenant) -> None:
+    add(alice, PUBLIC, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.resolve, alice, incident_id)
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    assert events(app) == []
+
+
+def test_the_same_answer_again_hands_over_once_and_none_fits_never(app: Flask, alice: Tenant) -> None:
+    add(alice, PUBLIC, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "none", None)
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    act(app, incidents.feedback, alice, incident_id, "confirm", None)
+    assert events(app) == ["accepted"]
+
+
+def test_nothing_is_queued_for_an_endpoint_that_is_switched_off(app: Flask, alice: Tenant) -> None:
+    endpoint_id, _ = add(alice)
+    with app.app_context():
+        endpoint = outgoing.get_endpoint(db.session(), alice.id, str(endpoint_id))
+        outgoing.set_disabled(db.session(), endpoint, True, COMMAND_LINE)
+    alice.alert()
+    assert events(app) == []
+
+
+def test_what_is_rolled_back_leaves_no_message(app: Flask, alice: Tenant) -> None:
+    add(alice)
+    incident_id = uuid.UUID(alice.alert()["incident_id"])
+    with app.app_context(), db.engine.connect() as connection:
+        incidents.say(connection, alice.id, incident_id, "acknowledged", "somebody")
+        connection.rollback()
+    assert events(app) == ["created"]
+
+
+# ---------------------------------------------------------------- what is posted
+
+
+@pytest.fixture
+def hook() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def test_a_message_is_posted_once_and_signed_as_the_library_checks_it(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    _, secret = add(alice, hook.url, Event.CREATED)
+    incident_id = alice.alert()["incident_id"]
+    with sending(app):
+        (message,) = settled(app)
+    (taken,) = hook.taken
+    told = Webhook(secret).verify(taken.body, taken.headers)
+    assert taken.headers["webhook-id"] == f"msg_{message['id']}"
+    assert told["type"] == "incident.created"
+    assert told["data"]["incident"]["id"] == incident_id
+    assert told["data"]["incident"]["evidence"]["mount"] == "/var"
+    assert told["data"]["url"] == f"http://127.0.0.1:8000/t/alice/incidents/{incident_id}"
+    assert (message["state"], message["attempts"], message["log"][0]["status"]) == ("sent", 1, 204)
+
+
+@ON_ONE
+def test_a_body_that_was_changed_or_signed_with_another_secret_does_not_verify(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    _, secret = add(alice, hook.url)
+    alice.alert()
+    with sending(app):
+        settled(app)
+    (taken,) = hook.taken
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(taken.body + b" ", taken.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook("whsec_" + "A" * 44).verify(taken.body, taken.headers)
+
+
+@ON_ONE
+def test_during_a_rotation_both_secrets_verify_and_a_day_later_only_the_new_one(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    endpoint_id, before = add(alice, hook.url, Event.CREATED)
+    with app.app_context():
+        endpoint = outgoing.get_endpoint(db.session(), alice.id, str(endpoint_id))
+        secret = outgoing.rotate_secret(db.session(), services().vault, endpoint, COMMAND_LINE)
+    alice.alert()
+    with sending(app):
+        settled(app)
+        for one in (before, secret):
+            Webhook(one).verify(hook.taken[0].body, hook.taken[0].headers)
+        change(app, OutgoingEndpoint, previous_until=now() - timedelta(seconds=1))
+        alice.alert(hostname="another")
+        settled(app, count=2)
+    Webhook(secret).verify(hook.taken[1].body, hook.taken[1].headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(before).verify(hook.taken[1].body, hook.taken[1].headers)
+
+
+@ON_ONE
+def test_a_header_of_the_other_sides_choice_is_sent_along(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    add(alice, hook.url, Event.CREATED, header="Authorization: Bearer of-the-engine")
+    alice.alert()
+    with sending(app):
+        settled(app)
+    assert hook.taken[0].headers["authorization"] == "Bearer of-the-engine"
+
+
+@ON_ONE
+def test_an_accepted_recipe_is_handed_over_with_its_steps_and_the_incident_says_that_it_was(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    add(alice, hook.url, Event.ACCEPTED, name="rundeck-prod")
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    with sending(app):
+        settled(app)
+    data = json.loads(hook.taken[0].body)["data"]
+    assert (data["recipe"]["slug"], data["actor"]) == ("disk-full", "bob@example.com")
+    assert data["recipe"]["steps"]
+    line = alice.get(f"/incidents/{incident_id}")["timeline"][-1]
+    assert (line["kind"], line["actor"], line["detail"]) == ("handed_over", "rundeck-prod", {"status": 204})
+
+
+# ---------------------------------------------------------------- what fails
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ((500, {}), "answered 500"),
+        ((404, {}), "answered 404"),
+        ((302, {"Location": "http://127.0.0.1:1/elsewhere"}), "answered 302, a redirect, which is not followed"),
+    ],
+)
+@ON_ONE
+def test_an_answer_that_is_no_success_is_kept_and_the_message_waits_for_its_next_attempt(
+    app: Flask, alice: Tenant, hook: Receiver, answers: tuple[int, dict[str, str]], said: str
+) -> None:
+    hook.answers = lambda _number: answers
+    endpoint_id, _ = add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    with sending(app):
+        (message,) = settled(app)
+    assert (message["state"], message["log"][0]["error"]) == ("pending", said)
+    assert message["next_at"] > now() + timedelta(seconds=2)
+    assert endpoint_row(app, endpoint_id)["failures"] == 1
+    assert len(hook.taken) == 1
+
+
+@ON_ONE
+def test_an_attempt_after_a_failure_sends_the_same_bytes_under_the_same_id_with_a_fresh_signature(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    hook.answers = lambda number: (503 if number == 1 else 200, {})
+    endpoint_id, secret = add(alice, hook.url, Event.CREATED)
+    incident_id = alice.alert()["incident_id"]
+    with sending(app):
+        settled(app)
+        act(app, incidents.resolve, alice, incident_id)  # what it says stays what happened then
+        at_once(app)
+        until(lambda: queued(app)[0]["state"] == "sent", "it was sent")
+    first, second = hook.taken
+    assert first.body == second.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    Webhook(secret).verify(second.body, second.headers)
+    row = endpoint_row(app, endpoint_id)
+    assert (row["failures"], row["failing_since"], row["retry_at"]) == (0, None, None)
+
+
+def at_once(app: Flask) -> None:
+    """As if the pauses were over."""
+    change(app, OutgoingMessage, next_at=now() - timedelta(seconds=1))
+    change(app, OutgoingEndpoint, retry_at=None)
+
+
+@ON_ONE
+def test_retry_after_is_honoured(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    hook.answers = lambda _number: (429, {"Retry-After": "900"})
+    endpoint_id, _ = add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    with sending(app):
+        (message,) = settled(app)
+    for waits_until in (message["next_at"], endpoint_row(app, endpoint_id)["retry_at"]):
+        assert timedelta(seconds=890) < waits_until - now() <= timedelta(seconds=900)
+
+
+@ON_ONE
+def test_an_endpoint_that_fails_is_tried_with_one_message_at_a_time(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    endpoint_id, _ = add(alice, hook.url, Event.CREATED)
+    for number in range(6):
+        alice.alert(hostname=f"h{number}")
+    change(app, OutgoingEndpoint, failures=3, failing_since=now())
+    with app.app_context():
+        assert len(outgoing.claim(db.engine, endpoint_id, 4)) == 1
+        assert outgoing.due(db.engine) == []
+        assert outgoing.claim(db.engine, endpoint_id, 4) == []
+
+
+@ON_ONE
+def test_an_endpoint_that_hangs_holds_a_few_places_and_not_another_endpoint(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    with Receiver() as slow:
+        slow.held = threading.Event()
+        add(alice, slow.url, Event.CREATED, name="slow")
+        for number in range(12):
+            alice.alert(hostname=f"h{number}")
+        with sending(app):
+            until(lambda: len(slow.taken) == 4, "four hang")
+            add(alice, hook.url, Event.CREATED, name="quick")
+            alice.alert(hostname="the-one")
+            until(lambda: hook.taken, "the other endpoint is served")
+            slow.held.set()
+            until(lambda: len(slow.taken) == 13, "and all the rest")
+        assert slow.most_at_once == 4
+
+
+@ON_ONE
+def test_410_switches_an_endpoint_off_and_says_so(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    hook.answers = lambda _number: (410, {})
+    endpoint_id, _ = add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    with sending(app):
+        settled(app)
+    assert "410" in endpoint_row(app, endpoint_id)["disabled_reason"]
+    with app.app_context():
+        (line,) = audit.every(db.engine, alice.id, Filters(action="outgoing.disabled"))
+        assert line["actor"] == "scheduler"
+
+
+@ON_ONE
+def test_after_days_without_a_success_an_endpoint_is_switched_off_and_not_before(app: Flask, alice: Tenant) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    alice.alert()
+
+    def fail(since: timedelta) -> Any:
+        at_once(app)
+        change(app, OutgoingEndpoint, failures=50, failing_since=now() - since)
+        with app.app_context():
+            (message,) = outgoing.claim(db.engine, endpoint_id, 1)
+            outgoing.settle(db.engine, message, Answer(500, "answered 500"), 5)
+        return endpoint_row(app, endpoint_id)["disabled_at"]
+
+    assert fail(outgoing.PATIENCE - timedelta(minutes=1)) is None
+    assert fail(outgoing.PATIENCE + timedelta(minutes=1)) is not None
+    assert "answered 500" in endpoint_row(app, endpoint_id)["disabled_reason"]
+    with app.app_context():
+        assert outgoing.due(db.engine) == []
+
+
+@ON_ONE
+def test_a_message_is_given_up_after_three_days_and_a_hand_over_says_so_on_the_incident(
+    app: Flask, alice: Tenant
+) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+
+    def fail(age: timedelta) -> MessageState | None:
+        at_once(app)
+        change(app, OutgoingMessage, since=now() - age)
+        with app.app_context():
+            (message,) = outgoing.claim(db.engine, endpoint_id, 1)
+            return outgoing.settle(db.engine, message, Answer(error="cannot be connected to"), 5)
+
+    assert fail(timedelta(days=2)) is MessageState.PENDING
+    assert fail(outgoing.TRIED_FOR) is MessageState.FAILED
+    line = alice.get(f"/incidents/{incident_id}")["timeline"][-1]
+    assert (line["kind"], line["detail"]) == ("hand_over_failed", {"reason": "cannot be connected to"})
+
+
+@ON_ONE
+def test_what_somebody_else_has_claimed_meanwhile_is_not_written_by_whoever_was_too_slow(
+    app: Flask, alice: Tenant
+) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    alice.alert()
+    with app.app_context():
+        (slow,) = outgoing.claim(db.engine, endpoint_id, 1)
+        at_once(app)
+        (quick,) = outgoing.claim(db.engine, endpoint_id, 1)
+        assert outgoing.settle(db.engine, slow, Answer(500, "answered 500"), 60_000) is None
+        assert outgoing.settle(db.engine, quick, Answer(204), 5) is MessageState.SENT
+        assert outgoing.settle(db.engine, quick, Answer(500, "answered 500"), 5) is None
+
+
+def test_two_schedulers_at_once_claim_each_message_once(app: Flask, alice: Tenant) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    body = {"alerts": [{"status": "firing", "labels": {"alertname": "A", "instance": f"h{n}"}} for n in range(40)]}
+    alice.source("alertmanager").alerts(body)
+    found: list[uuid.UUID] = []
+
+    def claim() -> None:
+        with app.app_context():
+            while some := outgoing.claim(db.engine, endpoint_id, 3):
+                found.extend(one["id"] for one in some)
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == len(set(found)) == 40
+
+
+@ON_ONE
+def test_a_message_about_an_incident_that_was_deleted_is_given_up_at_once(
+    app: Flask, alice: Tenant, hook: Receiver
+) -> None:
+    endpoint_id, _ = add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    change(app, OutgoingMessage, incident_id=uuid.uuid4())
+    with sending(app):
+        (message,) = settled(app)
+    assert (message["state"], message["log"][0]["error"]) == ("failed", "the incident was deleted")
+    assert endpoint_row(app, endpoint_id)["failures"] == 0
+    assert hook.taken == []
+
+
+@ON_ONE
+def test_messages_are_deleted_with_the_age_that_deliveries_have(app: Flask, alice: Tenant) -> None:
+    add(alice, PUBLIC, Event.CREATED)
+    with as_if_at(now() - timedelta(days=100)):
+        alice.alert()
+    alice.alert(hostname="of-today")
+    with app.app_context():
+        assert maintenance.prune(db.engine, 90)["outgoing_messages"] == 1
+    assert len(queued(app)) == 1
+
+
+@ON_ONE
+def test_an_endpoint_is_removed_with_its_messages_and_an_alert_meanwhile_is_taken(app: Flask, alice: Tenant) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    alice.alert()
+    with app.app_context():
+        endpoint = outgoing.get_endpoint(db.session(), alice.id, str(endpoint_id))
+        outgoing.remove_endpoint(db.session(), endpoint, COMMAND_LINE)
+    assert queued(app) == []
+    assert alice.alert(hostname="afterwards")["outcome"] == "created"
+
+
+@ONLY_POSTGRES
+def test_whoever_holds_an_endpoint_holds_up_no_alert(app: Flask, alice: Tenant) -> None:
+    add(alice, PUBLIC, Event.CREATED)
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(select(endpoints_table.c.id).with_for_update())
+        assert alice.alert()["outcome"] == "created"
+
+
+# ---------------------------------------------------------------- where nothing is sent to
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),  # noqa: S104
+        *("224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.2.1", "::1", "::", "fe80::1%eth0", "fc00::1"),
+        *("ff02::1", "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
+        *("2002:7f00:1::", "2001:0:a9fe:a9fe:0:0:80ff:fffe", "fec0::1"),
+    ],
+)
+def test_a_private_address_is_none_for_the_whole_internet(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:4700::1111", "64:ff9b::5db8:d70e", "::ffff:93.184.215.14"])
+def test_a_public_address_is_one(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://hooks.example.com/", "ftp://example.com/", "https://", "https://a b/", "file:///etc/passwd"),
+        *("https://user:password@example.com/", "https://example.com/#part", "https://127.0.0.1/", "https://[::1]/"),
+        *("https://localhost/", "https://x.localhost:1/", "https://169.254.169.254/latest", "https://exa\nmple.com/"),
+        *("https://example.com:99999/", "https://[::ffff:10.0.0.1]/", "https://bücher.example/", "", "x" * 3000),
+    ],
+)
+def test_an_address_that_nothing_is_sent_to_is_refused_when_it_is_typed(url: str) -> None:
+    with pytest.raises(Invalid):
+        outgoing.host_of(url, allow_private=False)
+
+
+def test_a_private_address_may_be_allowed_for_an_installation() -> None:
+    assert outgoing.host_of("http://10.0.0.1:8080/x", allow_private=True) == "10.0.0.1:8080"
+    with pytest.raises(Invalid):
+        outgoing.host_of("ftp://10.0.0.1/", allow_private=True)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "0x7f.1", "2130706433", "127.0.0.1.", "[::ffff:127.0.0.1]"])
+@ON_ONE
+def test_a_name_that_stands_for_a_private_address_is_posted_nothing(
+    app: Flask, alice: Tenant, hook: Receiver, host: str
+) -> None:
+    port = hook.url.split(":")[2].split("/")[0]
+    add(alice, f"http://{host}:{port}/hook", Event.CREATED)
+    alice.alert()
+    with sending(app, allow_private=False):
+        (message,) = settled(app)
+    assert hook.taken == []
+    assert "private address" in message["log"][0]["error"] or "cannot be" in message["log"][0]["error"]
+
+
+def test_a_name_that_changes_its_mind_is_connected_to_at_the_address_that_was_looked_at(
+    monkeypatch: pytest.MonkeyPatch, hook: Receiver
+) -> None:
+    """DNS rebinding: a public address for who looks, a private one for who connects."""
+    port = int(hook.url.split(":")[2].split("/")[0])
+    asked: list[str] = []
+    answers = ["93.184.215.14", "127.0.0.1", "127.0.0.1"]
+    connected: list[str] = []
+
+    async def resolve(_loop: Any, host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        return [(2, 1, 6, "", (answers[min(len(asked), 3) - 1], port))]
+
+    async def connect(_self: Any, host: str, *_: Any, **__: Any) -> Any:
+        connected.append(host)
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr("asyncio.BaseEventLoop.getaddrinfo", resolve)
+    monkeypatch.setattr("httpcore2.AnyIOBackend.connect_tcp", connect)
+
+    async def post() -> None:
+        with pytest.raises(OSError, match="nobody"):
+            await OutgoingClient(allow_private=False).post(f"http://rebinding.example:{port}/", {}, b"{}")
+
+    asyncio.run(post())
+    assert (asked, connected) == (["rebinding.example"], ["93.184.215.14"])
+    assert hook.taken == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Host: x",
+        "webhook-id: x",
+        "Content-Length: 1",
+        "no colon",
+        "A: b\r\nC: d",
+        "Ä: x",
+        "X: ",
+        "Transfer-Encoding: x",
+    ],
+)
+@ON_ONE
+def test_a_header_that_is_ours_or_none_is_refused(alice: Tenant, header: str) -> None:
+    watch.public.add(header)
+    with pytest.raises(Invalid) as refused:
+        add(alice, header=header)
+    assert "header" in refused.value.fields
+
+
+@ON_ONE
+def test_a_tenant_has_so_many_endpoints_and_no_more(alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "MAX_ENDPOINTS", 2)
+    add(alice, name="one")
+    add(alice, name="two")
+    with pytest.raises(Conflict):
+        add(alice, name="three")
+
+
+# ---------------------------------------------------------------- shapes
+
+
+def told(**incident: Any) -> dict[str, Any]:
+    verdict = {"recipe": "disk-full", "confidence": 0.93, "provisional": False}
+    known = {"hostname": "db-1", "incident_type": "disk_full", "severity": "high", "evidence": {}, "verdict": verdict}
+    data = {
+        "tenant": "acme",
+        "url": "https://remedy.example.com/t/acme/incidents/1",
+        "actor": "bob@example.com",
+        "reason": None,
+        "incident": known | incident,
+        "recipe": {"slug": "disk-full", "title": "Make room", "risk": "low", "tags": [], "steps": "1. Look."},
+    }
+    return {"type": "incident.created", "timestamp": "2026-11-29T00:00:00.000000Z", "data": data}
+
+
+@pytest.mark.parametrize("shape", list(Shape))
+@pytest.mark.parametrize("event", list(Event))
+def test_each_shape_of_each_event_is_as_its_golden_file_has_it(shape: Shape, event: Event) -> None:
+    what = told(evidence={"summary": "/var is 94 % full"}) | {"type": f"incident.{event}"}
+    if event is Event.NEEDS_HUMAN:
+        what["data"] |= {"reason": "confidence 0.41 is below 0.6"}
+    found = json.dumps(json.loads(body_of(shape, what)), indent=2, ensure_ascii=False) + "\n"
+    assert found == (Path(__file__).parent / "outgoing" / f"{shape}_{event}.json").read_text()
+
+
+def slack(**incident: Any) -> str:
+    text: str = json.loads(body_of(Shape.SLACK, told(**incident)))["text"]
+    return text
+
+
+def test_text_of_an_alert_makes_no_link_and_calls_nobody_together_in_a_chat() -> None:
+    text = slack(
+        hostname="<!channel> `x` *b* <https://evil.example|click>",
+        evidence={"summary": "@here @all\n> [a](http://evil.example) & `code`\n" + "long " * 200},
+    )
+    ours = text.rsplit("\n", 1)[0]
+    assert "<" not in ours
+    assert "@here" not in ours
+    assert "\n>" not in ours
+    assert [line.count("`") for line in ours.splitlines()] == [2, 2]
+    assert len(text) < 1000
+
+
+def test_what_is_too_long_for_github_goes_without_its_evidence() -> None:
+    body = json.loads(body_of(Shape.GITHUB, told(evidence={"log": "x" * 70_000})))
+    assert len(json.dumps(body["client_payload"])) < 60_000
+    assert "left_out" in body["client_payload"]["data"]["incident"]["evidence"]
+    assert body["client_payload"]["data"]["incident"]["hostname"] == "db-1"
+
+
+def test_a_host_of_an_alert_chooses_no_hosts_of_a_playbook() -> None:
+    assert list(json.loads(body_of(Shape.AWX, told(hostname="all")))) == ["extra_vars"]
+
+
+# ---------------------------------------------------------------- as people meet it
+
+
+@pytest.fixture
+def ann(app: Flask, alice: Tenant, cheap_passwords: None) -> Person:
+    """An admin of Alice's tenant."""
+    return Person(app, "ann@example.com", "alice")
+
+
+FIELDS = {"name": "#oncall", "shape": "slack", "events": "created", "url": PUBLIC}
+
+
+def new_endpoint(ann: Person, **fields: str) -> str:
+    """The path of the endpoint that was added."""
+    answer = ann.post("outgoing", form_id=ann.form_id("outgoing"), **(FIELDS | fields))
+    assert answer.status_code == 200, answer.text
+    with ann.app.app_context():
+        endpoint_id = db.session.scalar(select(func.max(OutgoingEndpoint.id)))
+    return f"outgoing/{endpoint_id}"
+
+
+@ON_ONE
+def test_the_address_and_the_header_of_an_endpoint_are_never_shown_again(app: Flask, ann: Person) -> None:
+    watch.public.add(PUBLIC)
+    path = new_endpoint(ann, header="Authorization: Bearer hidden-from-now-on")
+    page = ann.get(path).text
+    assert "hooks.example.com" in page
+    assert "/services/path" not in page
+    assert "hidden-from-now-on" not in page
+    assert "whsec_" not in page
+    answer = ann.post(f"{path}/edit", name="renamed", shape="slack", events="resolved", url="", header="")
+    assert answer.status_code == 303
+    row = endpoint_row(app, int(path.split("/")[1]))
+    with app.app_context():
+        assert services().vault.unlock(row["locked_url"]) == PUBLIC
+        assert services().vault.unlock(row["locked_header"]) == "Authorization: Bearer hidden-from-now-on"
+    assert (row["name"], row["events"]) == ("renamed", ["resolved"])
+
+
+@ON_ONE
+def test_a_wrong_address_is_said_beside_its_field_and_nothing_is_added(app: Flask, ann: Person) -> None:
+    answer = ann.post("outgoing", form_id=ann.form_id("outgoing"), **(FIELDS | {"url": "https://10.0.0.1/"}))
+    assert answer.status_code == 422
+    assert "This is a private address" in answer.text
+    with app.app_context():
+        assert db.session.scalar(select(func.count(OutgoingEndpoint.id))) == 0
+
+
+@ON_ONE
+def test_a_test_is_sent_at_once_and_its_page_says_what_came_of_it(
+    make_app: Callable[[Settings], Flask], settings: Settings, alice: Tenant, hook: Receiver, cheap_passwords: None
+) -> None:
+    app = make_app(dataclasses.replace(settings, outgoing_allow_private=True))
+    ann = Person(app, "ann@example.com", "alice")
+    watch.public.add(hook.url)
+    path = new_endpoint(ann, url=hook.url)
+    answer = ann.post(f"{path}/test", form_id=ann.form_id(path))
+    with sending(app):
+        settled(app)
+    assert json.loads(hook.taken[0].body) == {"text": "A test of OpenRemedy: messages arrive here."}
+    page = ann.get(answer.location).text
+    assert "204" in page
+    assert "messages arrive here" in page
+
+
+@ON_ONE
+def test_what_was_given_up_can_be_sent_again_under_its_id(app: Flask, ann: Person, alice: Tenant) -> None:
+    path = new_endpoint(ann)
+    alice.alert()
+    change(app, OutgoingMessage, state=MessageState.FAILED)
+    (message,) = queued(app)
+    where = f"{path}/messages/{message['id']}"
+    assert ann.post(f"{where}/again", form_id=ann.form_id(where)).status_code == 303
+    (again,) = queued(app)
+    assert (again["id"], again["state"]) == (message["id"], "pending")
+
+
+@ON_ONE
+def test_who_accepts_a_recipe_is_told_which_engine_it_goes_to_and_a_chat_is_none(alice: Tenant, ann: Person) -> None:
+    incident_id = alice.alert()["incident_id"]
+    add(alice, PUBLIC, Event.ACCEPTED, name="a-chat", shape=Shape.SLACK)
+    assert "is handed to" not in ann.get(f"incidents/{incident_id}").text
+    add(alice, PUBLIC, Event.ACCEPTED, name="rundeck-prod")
+    page = ann.get(f"incidents/{incident_id}").text
+    assert "A recipe that you accept is handed to <strong>rundeck-prod</strong>." in page
+    assert "a-chat" not in page
+
+
+# ---------------------------------------------------------------- the scheduler itself
+
+
+@ONLY_POSTGRES
+def test_a_scheduler_that_was_killed_half_way_is_followed_by_one_that_posts_again(
+    app: Flask, alice: Tenant, stack: Stack, hook: Receiver
+) -> None:
+    """No worker runs: none is needed."""
+    stack.environment |= {"OPENREMEDY_OUTGOING_ALLOW_PRIVATE": "true"}
+    add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    hook.held = threading.Event()
+    stack.start("scheduler")
+    until(lambda: hook.taken, "it was posted")
+    stack.kill("scheduler")
+    hook.held.set()
+    hook.held = None
+    at_once(app)  # its lease would be over in a minute
+    stack.start("scheduler")
+    until(lambda: queued(app)[0]["state"] == "sent", "it was posted again")
+    first, second = hook.taken
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert stack.end("scheduler") == 0
