@@ -501,6 +501,29 @@ def test_whoever_holds_an_endpoint_holds_up_no_alert(app: Flask, alice: Tenant) 
         assert alice.alert()["outcome"] == "created"
 
 
+@ONLY_POSTGRES
+@pytest.mark.parametrize("endpoints", [0, 1])
+def test_the_door_looks_endpoints_up_by_their_index(app: Flask, alice: Tenant, endpoints: int) -> None:
+    """Whole tables are forbidden there: the plan of one is so dear that PostgreSQL compiles it, for 27 milliseconds."""
+    if endpoints:
+        add(alice)
+    incident_id = uuid.UUID(alice.alert()["incident_id"])
+    plans: list[str] = []
+    with app.app_context(), db.engine.connect() as connection:
+        for order in (
+            *("LOAD 'auto_explain'", "SET client_min_messages = log", "SET enable_seqscan = off"),
+            *("SET auto_explain.log_min_duration = 0", "SET auto_explain.log_nested_statements = on"),
+        ):
+            connection.exec_driver_sql(order)
+        own: Any = connection.connection.driver_connection
+        own.add_notice_handler(lambda notice: plans.append(str(notice.message_primary)))
+        incidents.say(connection, alice.id, incident_id, "acknowledged", "somebody")
+        connection.rollback()
+    said = "\n".join(plans)
+    assert "outgoing_endpoints" in said
+    assert "Seq Scan on outgoing_endpoints" not in said
+
+
 # ---------------------------------------------------------------- where nothing is sent to
 
 

@@ -44,7 +44,15 @@ class OutgoingEndpoint(Base):
     """A URL of a tenant that its events are posted to."""
 
     __tablename__ = "outgoing_endpoints"
-    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        Index(
+            "ix_outgoing_endpoints_live",
+            "tenant_id",
+            postgresql_where=text("disabled_at IS NULL"),
+            sqlite_where=text("disabled_at IS NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
