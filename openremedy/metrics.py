@@ -18,7 +18,7 @@ from config import Settings
 from openremedy import __version__, meters, sources
 from openremedy.errors import Unauthorized
 from openremedy.extensions import db
-from openremedy.models import Incident, IncidentStatus, ModelState, Source, Triage, now
+from openremedy.models import Incident, IncidentStatus, MessageState, ModelState, OutgoingMessage, Source, Triage, now
 from openremedy.services import services
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class _Told:
 def _of_database() -> Iterator[Metric]:
     try:
         with db.engine.connect().execution_options(sqlite_readonly=True) as connection:
-            found = [*_incidents(connection), _silent(connection), _model(connection)]
+            found = [*_incidents(connection), _silent(connection), *_outgoing(connection), _model(connection)]
     except SQLAlchemyError as error:
         log.warning("metrics.database_away", error=type(error).__name__)
         found = []
@@ -105,6 +105,14 @@ def _silent(connection: Connection) -> Metric:
     known = select(*beats).where(Source.heartbeat_at.is_not(None), Source.disabled_at.is_(None))
     number = sum(bool(sources.silent(source, at)) for source in connection.execute(known))
     return _gauge("sources_silent", "Sources whose heartbeat has stopped.", {}, number)
+
+
+def _outgoing(connection: Connection) -> Iterator[Metric]:
+    waits = OutgoingMessage.state == MessageState.PENDING
+    count, oldest = connection.execute(select(func.count(), func.min(OutgoingMessage.since)).where(waits)).one()
+    yield _gauge("outgoing_waiting", "Outgoing messages that are not sent yet.", {}, count)
+    age = max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
+    yield _gauge("oldest_outgoing_seconds", "For how long the oldest of them has waited.", {}, age)
 
 
 def _model(connection: Connection) -> Metric:

@@ -805,3 +805,20 @@ def test_a_scheduler_that_was_killed_half_way_is_followed_by_one_that_posts_agai
     first, second = hook.taken
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert stack.end("scheduler") == 0
+
+
+@ON_ONE
+def test_the_receiver_of_the_documentation_takes_what_we_post_once(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    code = (Path(__file__).parent.parent / "docs/outgoing.md").read_text().split("```python\n")[1].split("```")[0]
+    _, secret = add(alice, hook.url, Event.CREATED)
+    seen: set[str] = set()
+    room: dict[str, Any] = {"SECRET": secret, "already_seen": lambda one: one in seen or seen.add(one)}
+    exec(code, room)  # noqa: S102 - our own documentation
+    alice.alert()
+    with sending(app):
+        settled(app)
+    (taken,) = hook.taken
+    assert room["handle"](taken.headers, taken.body) == "incident.created"
+    assert room["handle"](taken.headers, taken.body) == "once is enough"
+    with pytest.raises(WebhookVerificationError):
+        room["handle"](taken.headers | {"webhook-id": "msg_another"}, taken.body)
