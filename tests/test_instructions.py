@@ -21,6 +21,8 @@ MENUS = {
     "{{#is_alert}}|Test Notifications",
     "pagerduty": "Integrations > Generic Webhooks (v3) > New Webhook|Webhook URL|Event Subscription|incident.*|"
     "Send Test Event|Integrations > API Access Keys > Create New API Key|Read-only API Key|Custom Header",
+    "uptimekuma": "Settings > Notifications > Setup Notification|Notification Type|Post URL|Request Body|POST|"
+    "Preset - application/json|Additional Headers|Default enabled|Apply on all existing|Resend Notification if Down",
 }
 
 
