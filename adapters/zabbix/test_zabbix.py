@@ -136,7 +136,8 @@ def test_text_that_only_looks_like_one_stays(text: str) -> None:
 
 def test_only_a_message_whose_event_was_not_resolved_is_a_test() -> None:
     assert isinstance(translated(problem(event_id="{EVENT.ID}")), Ignored)
-    for odd in ("", "*UNKNOWN*", None, {}):
+    absent: tuple[Any, ...] = ("", "*UNKNOWN*", None, {})
+    for odd in absent:
         assert isinstance(translated(problem(event_id=odd)), Translated)
 
 
