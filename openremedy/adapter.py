@@ -349,10 +349,16 @@ def _part_of(body: bytes, mimetype: str, name: str) -> bytes | None:
         return None
     boundary = body.partition(b"\r\n")[0].removeprefix(b"--")
     try:
-        form, _ = MultiPartParser(max_form_parts=MAX_PARTS).parse(BytesIO(body), boundary, len(body))
+        parser = MultiPartParser(stream_factory=_in_memory, max_form_parts=MAX_PARTS)
+        form, _ = parser.parse(BytesIO(body), boundary, len(body))
     except (ValueError, RequestEntityTooLarge):  # it is said of it that it is not JSON
         return None
     return form.get(name, "").encode("utf-8", "surrogatepass") or None
+
+
+def _in_memory(*_about: object, **_more: object) -> BytesIO:
+    """Where a file among the parts goes: the whole body is in memory already, and the disk may be read-only."""
+    return BytesIO()
 
 
 def translate_entry(shape: Format, entry: Any, payload: dict[str, Any]) -> Translation:

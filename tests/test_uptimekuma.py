@@ -71,3 +71,13 @@ def test_a_form_of_several_parts_is_read_like_json_and_replayed(alice: Tenant) -
     refused(source.send(form(fixture("v1_http_down"), "other"), **kind), 400, "invalid_json")
     refused(source.send(b"--x\r\nno form at all", **kind), 400, "invalid_json")
     refused(source.send(form({"a": 1}), **kind), 422, "unsupported_envelope")
+
+
+@on_sqlite
+def test_a_file_in_a_form_needs_no_disk(alice: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    file = 'Content-Disposition: form-data; name="log"; filename="x"\r\n\r\n' + "x" * 600_000
+    body = f"--------axios-1\r\n{file}\r\n".encode() + form(fixture("v1_http_down"))
+    source = alice.source("uptimekuma")
+    kind = {"Authorization": f"Bearer {source.token}", "Content-Type": "multipart/form-data; boundary=------axios-1"}
+    assert source.alerts(body, **kind)[0]["outcome"] == "created"

@@ -44,7 +44,7 @@ HINTS = {
 def sample(hostname: str, at: datetime, ended: bool) -> dict[str, Any]:
     """A notification of a monitor."""
     number = int(at.timestamp() * 1_000_000)
-    text = "200 - OK" if ended else "connect ECONNREFUSED, a test alert of OpenRemedy"
+    text = "200 - OK" if ended else "94 is not below 90: a test alert of OpenRemedy"
     return {
         "heartbeat": {
             "monitorID": number,
@@ -56,14 +56,14 @@ def sample(hostname: str, at: datetime, ended: bool) -> dict[str, Any]:
         },
         "monitor": {
             "id": number,
-            "name": "OpenRemedy test",
-            "url": "https://",
-            "hostname": hostname,
-            "port": 443,
-            "type": "port",
+            "name": "Disk of the OpenRemedy test",
+            "url": f"https://{hostname}/disk",
+            "hostname": None,
+            "port": None,
+            "type": "json-query",
             "interval": 60,
             "resendInterval": 0,
-            "tags": [{"name": "severity", "value": "high"}],
+            "tags": [{"name": "severity", "value": "high"}, {"name": "incident_type", "value": "disk_full"}],
         },
-        "msg": f"[OpenRemedy test] [{'✅ Up' if ended else '🔴 Down'}] {text}",
+        "msg": f"[Disk of the OpenRemedy test] [{'✅ Up' if ended else '🔴 Down'}] {text}",
     }

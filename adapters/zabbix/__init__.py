@@ -169,7 +169,7 @@ class Named(Payload):
                 found["unresolved"] = "yes"
             if name and text and name not in found:
                 found[name] = text
-            elif text and name not in found:
+            elif text and found.get(name) != text:
                 others[key] = value
         return {**found, "others": others}
 
@@ -230,7 +230,7 @@ def _status(event: Mapping[str, str]) -> AlertStatus:
 
 
 def _is_update(event: Mapping[str, str]) -> bool:
-    """Services have an update status of their own from 6.4 on, and no action of a person."""
+    """By the status of an update; of media types without one, by what was done."""
     return event["event_update_status"] == "1" or (not event["event_update_status"] and _actions(event) != [])
 
 
