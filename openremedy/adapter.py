@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,6 +20,8 @@ from flask import Blueprint, g, request
 from flask.typing import ResponseReturnValue
 from flask_limiter.errors import RateLimitExceeded
 from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import MultiPartParser
 
 from openremedy import crypto, edge
 from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severity, compact, parse_json
@@ -102,6 +105,7 @@ log = structlog.get_logger()
 TOKEN = "X-OpenRemedy-Token"  # nosec B105 # noqa: S105 - the name of a header
 FAILURES = "60 per minute"  # failed authentications of an address
 MAX_ALERTS = 25_000  # in a body; a body of Alertmanager at the size limit holds some ten thousand
+MAX_PARTS = 100  # of a body in several parts
 WEBHOOKS = "/api/v1/webhooks"
 
 
@@ -143,6 +147,8 @@ class Format:
     array: bool = False
     # The tool can be told to send the top level of the body as a form.
     form: bool = False
+    # The tool can be told to send the body as JSON in this field of a form of several parts (multipart/form-data).
+    form_field: str = ""
 
 
 @dataclass(frozen=True)
@@ -312,6 +318,7 @@ def _open(
     shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Sequence[Any]]:
     """The envelope and the alerts in it. Raises BadBody, Invalid."""
+    body = _part_of(body, mimetype, shape.form_field) or body
     value: Any = (_form_of(body, mimetype) if shape.form else None) or parse_json(body)
     if shape.array and isinstance(value, list):
         value = {"alerts": value}
@@ -331,6 +338,27 @@ def _form_of(body: bytes, mimetype: str) -> dict[str, str] | None:
     if mimetype != "application/x-www-form-urlencoded" or body.lstrip()[:1] in (b"{", b"["):
         return None
     return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)) or None
+
+
+def _part_of(body: bytes, mimetype: str, name: str) -> bytes | None:
+    """The part of that name in a body of several parts, or None where there is none.
+
+    The boundary is read from the body, because a replay has no more of the Content-Type than its first word.
+    """
+    if not name or mimetype != "multipart/form-data":
+        return None
+    boundary = body.partition(b"\r\n")[0].removeprefix(b"--")
+    try:
+        parser = MultiPartParser(stream_factory=_in_memory, max_form_parts=MAX_PARTS)
+        form, _ = parser.parse(BytesIO(body), boundary, len(body))
+    except (ValueError, RequestEntityTooLarge):  # it is said of it that it is not JSON
+        return None
+    return form.get(name, "").encode("utf-8", "surrogatepass") or None
+
+
+def _in_memory(*_about: object, **_more: object) -> BytesIO:
+    """Where a file among the parts goes: the whole body is in memory already, and the disk may be read-only."""
+    return BytesIO()
 
 
 def translate_entry(shape: Format, entry: Any, payload: dict[str, Any]) -> Translation:

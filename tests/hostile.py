@@ -241,7 +241,41 @@ def _pagerduty() -> Iterator[Any]:
         yield note
 
 
-_BODIES = {"alertmanager": _alertmanager, "grafana": _grafana, "datadog": _datadog, "pagerduty": _pagerduty}
+def _uptimekuma() -> Iterator[Any]:
+    for number, text in enumerate(HOSTILE):
+        body = fixture("uptimekuma", "v2_http_down")
+        told = ("name", "url", "hostname", "description", "keyword", "pathName", "docker_container", "type")
+        body["monitor"] |= dict.fromkeys(told, text) | {"id": number, "tags": [{"name": text, "value": text}]}
+        body["heartbeat"] |= {"monitorID": number, "msg": text}
+        yield body | {"msg": text}
+
+
+def _zabbix() -> Iterator[Any]:
+    for number, text in enumerate(HOSTILE):
+        body = fixture("zabbix", "v6_problem")
+        steering = (
+            "schema",
+            "sent_at",
+            "local_now",
+            "event_source",
+            "event_value",
+            "event_update_status",
+            "event_time",
+        )
+        told = {name: text for name in body if name not in steering}
+        tags = json.dumps([{"tag": text, "value": text}])
+        yield body | told | {"event_id": str(number), "event_tags": tags, text: text}
+        yield body | told | {"event_id": str(number), "event_update_status": "1", "event_update_action": "commented"}
+
+
+_BODIES = {
+    "alertmanager": _alertmanager,
+    "grafana": _grafana,
+    "datadog": _datadog,
+    "pagerduty": _pagerduty,
+    "uptimekuma": _uptimekuma,
+    "zabbix": _zabbix,
+}
 
 
 def _number(text: str) -> str:

@@ -21,7 +21,7 @@ def test_every_text_is_taken_or_refused_as_intended_and_lies_in_every_place(app:
     assert [one for one in world.answers if one[1] != one[2]] == []
     with app.app_context():
         session = db.session()
-        for adapter in ("canonical", "alertmanager", "grafana", "datadog", "pagerduty"):
+        for adapter in ("canonical", "alertmanager", "grafana", "datadog", "pagerduty", "uptimekuma", "zabbix"):
             found = session.scalars(select(Incident.evidence).where(Incident.adapter == adapter)).all()
             assert len(found) >= len(HOSTILE), adapter
             whole = "\n".join(json.dumps(one, ensure_ascii=False) for one in found)

@@ -21,6 +21,11 @@ MENUS = {
     "{{#is_alert}}|Test Notifications",
     "pagerduty": "Integrations > Generic Webhooks (v3) > New Webhook|Webhook URL|Event Subscription|incident.*|"
     "Send Test Event|Integrations > API Access Keys > Create New API Key|Read-only API Key|Custom Header",
+    "uptimekuma": "Settings > Notifications > Setup Notification|Notification Type|Post URL|Request Body|POST|"
+    "Preset - application/json|Additional Headers|Default enabled|Apply on all existing|Resend Notification if Down",
+    "zabbix": "Alerts > Media types > Import|media_openremedy.yaml|Administration > Macros|Secret text|"
+    "{$OPENREMEDY.URL}|{$OPENREMEDY.TOKEN}|{$ZABBIX.URL}|Users > Users|Send to|Alerts > Actions > Trigger actions|"
+    "Recovery operations|Update operations|Test",
 }
 
 

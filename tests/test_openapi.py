@@ -102,7 +102,7 @@ def source_tokens(alice: Tenant) -> dict[str, str]:
     """Of a source of each tool; two of them sign instead."""
     for name in ("pagerduty", "grafana"):
         alice.source(name, signing_secret=SIGNING_SECRET)
-    return {name: alice.source(name).token for name in ("alertmanager", "datadog")}
+    return {name: alice.source(name).token for name in ("alertmanager", "datadog", "uptimekuma", "zabbix")}
 
 
 @pytest.fixture

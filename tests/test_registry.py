@@ -53,7 +53,7 @@ def entry_points(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> N
 
 
 def test_it_finds_the_four_that_come_with_us() -> None:
-    assert {"alertmanager", "grafana", "datadog", "pagerduty"} <= set(discover())
+    assert {"alertmanager", "grafana", "datadog", "pagerduty", "uptimekuma", "zabbix"} <= set(discover())
 
 
 def test_every_folder_is_an_adapter(package: Package) -> None:

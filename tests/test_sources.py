@@ -240,13 +240,18 @@ def limited(make_app: MakeApp, settings: Settings, alice: Tenant) -> Callable[..
 
 @on_sqlite
 @pytest.mark.parametrize(
-    ("adapter", "status"), [("alertmanager", 503), ("grafana", 503), ("datadog", 503), ("pagerduty", 429)]
+    ("adapter", "status"),
+    [*((name, 503) for name in ("alertmanager", "grafana", "datadog", "uptimekuma", "zabbix")), ("pagerduty", 429)],
 )
 def test_over_the_limit_a_tool_gets_what_makes_it_try_again(
     limited: Callable[..., Tenant], adapter: str, status: int
 ) -> None:
     source = limited(source_rate_limit=3).source(adapter)
-    body = {"alerts": []} if adapter in ("alertmanager", "grafana") else {"title": "[TEST] x", "event": None}
+    body = (
+        {"alerts": []}
+        if adapter in ("alertmanager", "grafana")
+        else {"title": "[TEST] x", "event": None, "msg": "x Testing"}
+    )
     found = [source.send(body).status_code for _ in range(5)]
     assert found[3:] == [status, status]
     assert status not in found[:3]

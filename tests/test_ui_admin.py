@@ -277,7 +277,7 @@ def test_health_says_what_is_wrong_and_what_to_do(root: Person) -> None:
     assert answer.status_code == 200
     assert "1 check failed." in answer.text
     assert "does REDIS_URL name it?" in answer.text
-    for name in ("alertmanager", "datadog", "grafana", "pagerduty"):
+    for name in ("alertmanager", "datadog", "grafana", "pagerduty", "uptimekuma", "zabbix"):
         assert f">{name}<" in answer.text
 
 

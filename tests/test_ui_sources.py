@@ -644,6 +644,14 @@ MEDIUM: dict[str, tuple[Any, Any]] = {
         },
         {"event": {"event_type": "incident.triggered", "data": {"type": "incident", "id": "Q1"}}},
     ),
+    "uptimekuma": (
+        {"heartbeat": {"status": 0}, "monitor": {"id": 1, "tags": [{"name": "severity", "value": "medium"}]}},
+        {"heartbeat": {"status": 0}, "monitor": {"id": 1, "tags": [{"name": "team", "value": "shop"}]}},
+    ),
+    "zabbix": (
+        {"event_id": "1", "event_value": "1", "event_nseverity": "2"},
+        {"event_id": "1", "event_value": "1", "event_nseverity": "0"},
+    ),
 }
 
 

@@ -141,7 +141,9 @@ ROUTES: dict[str, Page | Form] = {
     # Its sources, and what they sent
     "ui.sources": Page(),
     "ui.new_source": Page(
-        also=tuple({"adapter": name} for name in ("alertmanager", "grafana", "datadog", "pagerduty"))
+        also=tuple(
+            {"adapter": name} for name in ("alertmanager", "grafana", "datadog", "pagerduty", "uptimekuma", "zabbix")
+        )
     ),
     "ui.add_source": Form(200, fields={"adapter": "grafana", "name": "Another"}),
     "ui.source": Page(also=tuple({"source_id": f"{{{name}_source_id}}"} for name in ("alertmanager", "pagerduty"))),
