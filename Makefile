@@ -128,6 +128,10 @@ first-incident: ## Time what a newcomer does, from a clone to a classified incid
 image-check: $(VENV)/installed-dev ## Build the image of the Dockerfile and run it; as root (2 minutes)
 	$(BIN)/python scripts/check_image.py
 
+.PHONY: units-check
+units-check: $(VENV)/installed-dev ## Boot a systemd with the units of deploy/systemd and run them; as root (half a minute)
+	$(BIN)/python scripts/check_units.py
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install
