@@ -144,6 +144,7 @@ screenshots: $(VENV)/installed-dev ## Take pictures of every page; those of the 
 .PHONY: lock
 lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, with hashes
 	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) requirements-otel.in -o requirements-otel.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) requirements-train.in -o requirements-train.txt
 	$(COMPILE) requirements-bench.in -o requirements-bench.txt

@@ -1,6 +1,7 @@
 """What RQ imports: thin, no arguments but ids and what to try or to measure, safe to run twice."""
 
 import asyncio
+from contextvars import copy_context
 from typing import Any
 
 import structlog
@@ -33,7 +34,7 @@ def classify_pending() -> None:
     if claims.waiting(db.engine, beyond=classifier.places):
         waker.wake()  # more than one worker holds: of those that have nothing to do another one helps
     try:
-        if runner.run(classifier.run()):
+        if runner.run(classifier.run(), context=copy_context()):  # else a span in it is no part of the job's
             waker.wake()
     finally:
         courier.bring()
@@ -51,4 +52,5 @@ def evaluate(tenant_id: int, setting: dict[str, Any], against: dict[str, Any] | 
     runner: asyncio.Runner = current_app.extensions[RUNNER]
     means = Means(classifier.model, settings.llm_timeout, settings.llm_concurrency, settings.llm_daily_tokens)
     other = Setting(**against) if against else None
-    return runner.run(confirmed.evaluate(db.engine, tenant_id, Setting(**setting), other, means))
+    measured = confirmed.evaluate(db.engine, tenant_id, Setting(**setting), other, means)
+    return runner.run(measured, context=copy_context())
