@@ -18,6 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
 STATEMENT = 2000  # characters of a statement that are told
+LAST_WORDS = 2000  # milliseconds that the end of a process waits for a collector; the library's own would be 30 seconds
 _HALF = (1 << 64) - 1
 
 _tracer: Any = None
@@ -46,11 +47,17 @@ def start(endpoint: str, version: str) -> None:
         def generate_span_id(self) -> int:
             return (_wanted.get() or 0) & _HALF or super().generate_span_id()
 
+    class Batches(BatchSpanProcessor):
+        """Ends soon. It has no setting for that; a test sees whether this still works."""
+
+        def shutdown(self) -> None:
+            self._batch_processor.shutdown(LAST_WORDS)
+
     ours = Resource({"service.name": "openremedy", "service.version": version})
     resource = Resource.create().merge(ours).merge(OTELResourceDetector().detect())  # OTEL_SERVICE_NAME wins
     _provider = TracerProvider(resource=resource, id_generator=Ids())
     # By a thread, in batches: a collector that is away costs no request anything, and what does not fit is dropped.
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    _provider.add_span_processor(Batches(OTLPSpanExporter(endpoint=endpoint)))
     _tracer = _provider.get_tracer("openremedy", version)
     event.listen(Engine, "before_cursor_execute", _statement_begins)
     event.listen(Engine, "after_cursor_execute", _statement_ends)
