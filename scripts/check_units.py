@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = Path("/opt/openremedy")
 ETC = Path("/etc/openremedy")
 UNITS = Path("etc/systemd/system")
+SHARED = Path("/dev/shm")  # nosec B108 # noqa: S108 - it is looked at only
 SAID = "check-units.txt"
 EXAMPLE = "postgresql://openremedy:the-password@127.0.0.1:5432/openremedy"
 PORT = 8000  # of the unit
@@ -54,14 +55,7 @@ def main() -> int:
         options = ["--quiet", "--register=no", "--keep-unit", "--private-network", "--link-journal=no"]
         options += ["--console=pipe", "--machine=openremedy-units", f"--directory={root}", *furnished(root)]
         booted = [*options, "--boot", "systemd.unit=probe.service"]
-        done = subprocess.run(
-            ["systemd-nspawn", *booted],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = system("systemd-nspawn", *booted)
         said = (root / SAID).read_text() if (root / SAID).exists() else f"It did not boot.\n{done.stdout}{done.stderr}"
     print(said, end="")
     right = said.rstrip().endswith("The units are as they should be.")
@@ -73,24 +67,23 @@ def machine() -> Iterator[Path]:
     """This machine's file system; what is written there is in memory and gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="openremedy-units-") as name:
         folder = Path(name)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", name], check=True)
+        system("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", name).check_returncode()
         try:
             for one in ("upper", "work", "root"):
                 (folder / one).mkdir()
             layers = f"lowerdir=/,upperdir={folder}/upper,workdir={folder}/work"
-            subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(folder / "root")], check=True)
+            system("mount", "-t", "overlay", "overlay", "-o", layers, str(folder / "root")).check_returncode()
             yield folder / "root"
         finally:
-            subprocess.run(["umount", str(folder / "root")], check=False)
-            subprocess.run(["umount", "--lazy", name], check=True)
+            system("umount", str(folder / "root"))
+            system("umount", "--lazy", name).check_returncode()
 
 
 def furnished(root: Path) -> list[str]:
     """Lay the release out there as `git clone` and `make install` do; gives what is bound for it."""
     home = root / HOME.relative_to("/")
     shutil.rmtree(home, ignore_errors=True)
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True,
-                            text=True, check=True).stdout  # fmt: skip
+    listed = system("git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard").stdout
     for name in filter(None, listed.split("\0")):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, home / name)
@@ -143,9 +136,9 @@ def told(text: str, right: bool) -> bool:
     return right
 
 
-def system(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program of the machine."""
-    return subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+def system(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program."""
+    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
 
 
 def findings() -> Iterator[tuple[str, bool]]:
@@ -169,7 +162,7 @@ def findings() -> Iterator[tuple[str, bool]]:
     until(lambda: answer("/readyz") == 200, "readiness")
     yield "it is ready once the database is there, which the migration has waited for", True
     yield from privileges()
-    counted = system("nsenter", f"--mount=/proc/{shown(WEB, 'MainPID')}/ns/mnt", "ls", "/dev/shm")  # noqa: S108 - it is looked at only
+    counted = system("nsenter", f"--mount=/proc/{shown(WEB, 'MainPID')}/ns/mnt", "ls", str(SHARED))
     yield f"what web counts is in memory of its own: {counted.stdout.strip()}", "openremedy-metrics-" in counted.stdout
     yield from an_alert()
     for name in PROGRAMS:
@@ -192,7 +185,7 @@ def findings() -> Iterator[tuple[str, bool]]:
     for name in PROGRAMS:
         ended = [shown(name, what) for what in ("ActiveState", "Result", "ExecMainStatus")]
         yield f"{name} ended with {' '.join(ended)}", ended == ["inactive", "success", "0"]
-    yield "nothing is left in /dev/shm", not [*Path("/dev/shm").glob("openremedy-*")]  # noqa: S108 - it is looked at only
+    yield "nothing is left in /dev/shm", not [*SHARED.glob("openremedy-*")]
 
 
 def install(database_url: str) -> subprocess.CompletedProcess[str]:
