@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from flask import current_app
 
-from openremedy import claims, tryout
+from openremedy import claims, traces, tryout
 from openremedy.classification import Classifier
 from openremedy.cookbook import from_json
 from openremedy.evaluation import confirmed
@@ -24,6 +24,7 @@ RUNNER = "openremedy.runner"
 COURIER = "openremedy.courier"
 
 
+@traces.span("job classify_pending")
 def classify_pending() -> None:
     """Classify what waits. The wake key goes first: what is committed after this look wakes the next job."""
     classifier: Classifier = current_app.extensions[CLASSIFIER]
@@ -40,11 +41,13 @@ def classify_pending() -> None:
         courier.bring()
 
 
+@traces.span("job try_recipe")
 def try_recipe(tenant_id: int, slug: str, spec: dict[str, Any] | None) -> dict[str, Any]:
     """What tryout.try_out() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
     return tryout.try_out(db.engine, tenant_id, slug, from_json(spec) if spec else None)
 
 
+@traces.span("job evaluate")
 def evaluate(tenant_id: int, setting: dict[str, Any], against: dict[str, Any] | None) -> dict[str, Any]:
     """What confirmed.evaluate() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
     settings = services().settings

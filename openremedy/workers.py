@@ -12,15 +12,14 @@ from flask import current_app
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq import Queue, SimpleWorker, worker_registration
-from rq.executions import Execution
+from rq import SimpleWorker, worker_registration
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 from rq.worker import DequeueStrategy
 
 from config import Settings
-from openremedy import evaluation_queue, jobs, traces, tryout_queue
+from openremedy import evaluation_queue, jobs, tryout_queue
 from openremedy.classification import Classifier, Limits
 from openremedy.enrichment import Enricher
 from openremedy.extensions import db
@@ -87,14 +86,6 @@ class Worker(SimpleWorker):
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # this one of rq has no types
-
-    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Run it, as a span."""
-        name = job.func_name.rpartition(".")[2] if job.func_name in JOBS else "none of ours"
-        with traces.span(f"job {name}") as told:
-            done = super().perform_job(job, queue, execution)
-            told(done=done)
-        return done
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Also puts itself on rq's list of workers again: a flushed Redis has forgotten who is alive."""

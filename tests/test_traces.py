@@ -156,7 +156,7 @@ def test_a_collector_that_is_away_costs_no_request_anything(stack: Stack, hangs:
 
 @ON_ONE
 def test_only_what_is_sampled_is_told_and_a_verdict_goes_with_its_request(stack: Stack, collector: Collector) -> None:
-    traced(stack, collector.url, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
+    traced(stack, collector.url, OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
     stack.start("web", "worker")
     for number in range(24):
         stack.send(hostname=f"web-{number}")
