@@ -3,9 +3,11 @@
 FROM python:3.11-slim-bookworm AS build
 # Without pip: whoever gets into a container finds no installer there.
 RUN python -m venv --without-pip /opt/venv
-COPY requirements.txt /build/
+COPY requirements.txt requirements-otel.txt /build/
+# `--build-arg ALSO=requirements-otel.txt` for traces: where it is installed, the client of Redis imports a part of it.
+ARG ALSO=requirements.txt
 RUN python -m pip --python /opt/venv install --no-cache-dir --disable-pip-version-check --require-hashes \
-    -r /build/requirements.txt
+    -r /build/requirements.txt -r "/build/$ALSO"
 COPY . /app
 # Compiled here, since nothing can be written where it runs.
 RUN python -m compileall -q /app

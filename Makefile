@@ -128,6 +128,10 @@ first-incident: ## Time what a newcomer does, from a clone to a classified incid
 image-check: $(VENV)/installed-dev ## Build the image of the Dockerfile and run it; as root (2 minutes)
 	$(BIN)/python scripts/check_image.py
 
+.PHONY: units-check
+units-check: $(VENV)/installed-dev ## Boot a systemd with the units of deploy/systemd and run them; as root (half a minute)
+	$(BIN)/python scripts/check_units.py
+
 .PHONY: hooks
 hooks: $(VENV)/installed-dev ## Run the quick checks before each commit
 	$(BIN)/pre-commit install
@@ -140,6 +144,7 @@ screenshots: $(VENV)/installed-dev ## Take pictures of every page; those of the 
 .PHONY: lock
 lock: $(VENV)/installed-dev ## Resolve requirements*.in into requirements*.txt, with hashes
 	$(COMPILE) requirements.in -o requirements.txt
+	$(COMPILE) requirements-otel.in -o requirements-otel.txt
 	$(COMPILE) requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) requirements-train.in -o requirements-train.txt
 	$(COMPILE) requirements-bench.in -o requirements-bench.txt

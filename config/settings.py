@@ -63,6 +63,7 @@ class Settings:
     metrics_token: str | None = field(default=None, repr=False)
     metrics_allow: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     outgoing_allow_private: bool = False
+    traces_endpoint: str | None = None  # where spans are sent; what else OTEL_ says is read by OpenTelemetry itself
     oidc_issuer: str | None = None  # the identity provider; these three are set together or not at all
     oidc_client_id: str | None = None
     oidc_client_secret: str | None = field(default=None, repr=False)
@@ -125,6 +126,9 @@ def _load(env: FileAwareEnv) -> Settings:
         embedded_database=not production,
         openai_api_key=env.str("OPENAI_API_KEY", "") or None,
         openai_base_url=_web_url("OPENAI_BASE_URL", env.str("OPENAI_BASE_URL", "")) or None,
+        traces_endpoint=_traces_endpoint(
+            env.str("OTEL_EXPORTER_OTLP_ENDPOINT", ""), env.str("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+        ),
         **_keys(env, data_dir, production),
         **values,
     )
@@ -200,6 +204,13 @@ def _web_url(name: str, url: str) -> str:
     if url and not good:
         raise SettingsError(f"{name} must look like https://host or http://host:port, without a password")
     return url.rstrip("/")
+
+
+def _traces_endpoint(of_all: str, of_traces: str) -> str | None:
+    """The address of a collector, or the one for traces as it is written."""
+    of_all = _web_url("OTEL_EXPORTER_OTLP_ENDPOINT", of_all)
+    _web_url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", of_traces)
+    return of_traces or (f"{of_all}/v1/traces" if of_all else None)
 
 
 def _networks(texts: list[str]) -> tuple[Network, ...]:

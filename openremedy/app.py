@@ -7,8 +7,23 @@ from flask import Flask, Request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from config import Settings, load
-from openremedy import api, bundles, cli, database, downloads, health, logs, metrics, registry, responses, ui, webhooks
+from config import Settings, SettingsError, load
+from openremedy import (
+    __version__,
+    api,
+    bundles,
+    cli,
+    database,
+    downloads,
+    health,
+    logs,
+    metrics,
+    registry,
+    responses,
+    traces,
+    ui,
+    webhooks,
+)
 from openremedy.crypto import Vault
 from openremedy.directory import Directory, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
@@ -44,6 +59,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Build the application from the settings, or from the environment. Raises SettingsError, AdapterError."""
     settings = settings or load()
     logs.configure(settings.log_format)
+    if settings.traces_endpoint:
+        _trace(settings.traces_endpoint)
     app = Application("openremedy", static_folder=None)
     app.config.from_mapping(_flask_config(settings))
     app.url_map.strict_slashes = False
@@ -62,6 +79,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     cli.register(app)
     responses.register(app)
     return app
+
+
+def _trace(endpoint: str) -> None:
+    try:
+        traces.start(endpoint, __version__)
+    except ImportError as error:
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but what sends traces is not installed: requirements-otel.txt"
+        ) from error
 
 
 def _flask_config(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from openremedy import claims
+from openremedy import claims, traces
 from openremedy.classifier import BadAnswer, Model, ModelAway
 from openremedy.classifier.prompt import MAX_OUTPUT_TOKENS, Message
 from openremedy.classifier.shapes import Completion
@@ -60,7 +60,10 @@ class Metered:
             raise BudgetSpent
         used = reserved
         try:
-            completion = await self._model.complete(messages, schema)
+            with traces.span("model", **{"gen_ai.operation.name": "chat"}) as told:
+                completion = await self._model.complete(messages, schema)
+                told(**{"gen_ai.usage.input_tokens": completion.prompt_tokens})
+                told(**{"gen_ai.usage.output_tokens": completion.completion_tokens})
             used = completion.tokens
         except BadAnswer as bad:
             used = bad.tokens

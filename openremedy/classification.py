@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Connection, Engine, Select, bindparam, func, insert, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
-from openremedy import claims, meters
+from openremedy import claims, meters, traces
 from openremedy.alerts import Outcome
 from openremedy.budget import BudgetSpent, Excess, Metered
 from openremedy.claims import Claim, Turn
@@ -767,7 +767,19 @@ def _request_ids(connection: Connection, incident_ids: Sequence[uuid.UUID]) -> d
 
 
 def _tell(one: Decided, request_id: str | None) -> None:
-    meters.decided(one.found.answer.tier, (now() - one.case.claim.incident["triage_since"]).total_seconds())
+    since = one.case.claim.incident["triage_since"]
+    meters.decided(one.found.answer.tier, (now() - since).total_seconds())
+    traces.verdict(
+        request_id,
+        since,
+        **{
+            "openremedy.tenant": one.case.tenant_id,
+            "openremedy.incident": str(one.case.incident_id),
+            "openremedy.tier": one.found.answer.tier,
+            "openremedy.recipe": one.found.answer.recipe or "none",
+            "openremedy.provisional": one.found.provisional,
+        },
+    )
     log.info(
         "incident.classified",
         request_id=request_id,

@@ -1,12 +1,13 @@
 """What RQ imports: thin, no arguments but ids and what to try or to measure, safe to run twice."""
 
 import asyncio
+from contextvars import copy_context
 from typing import Any
 
 import structlog
 from flask import current_app
 
-from openremedy import claims, tryout
+from openremedy import claims, traces, tryout
 from openremedy.classification import Classifier
 from openremedy.cookbook import from_json
 from openremedy.evaluation import confirmed
@@ -23,6 +24,7 @@ RUNNER = "openremedy.runner"
 COURIER = "openremedy.courier"
 
 
+@traces.span("job classify_pending")
 def classify_pending() -> None:
     """Classify what waits. The wake key goes first: what is committed after this look wakes the next job."""
     classifier: Classifier = current_app.extensions[CLASSIFIER]
@@ -33,17 +35,19 @@ def classify_pending() -> None:
     if claims.waiting(db.engine, beyond=classifier.places):
         waker.wake()  # more than one worker holds: of those that have nothing to do another one helps
     try:
-        if runner.run(classifier.run()):
+        if runner.run(classifier.run(), context=copy_context()):  # else a span in it is no part of the job's
             waker.wake()
     finally:
         courier.bring()
 
 
+@traces.span("job try_recipe")
 def try_recipe(tenant_id: int, slug: str, spec: dict[str, Any] | None) -> dict[str, Any]:
     """What tryout.try_out() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
     return tryout.try_out(db.engine, tenant_id, slug, from_json(spec) if spec else None)
 
 
+@traces.span("job evaluate")
 def evaluate(tenant_id: int, setting: dict[str, Any], against: dict[str, Any] | None) -> dict[str, Any]:
     """What confirmed.evaluate() finds; JSON in and out, kept by rq for a few minutes and by nobody else."""
     settings = services().settings
@@ -51,4 +55,5 @@ def evaluate(tenant_id: int, setting: dict[str, Any], against: dict[str, Any] | 
     runner: asyncio.Runner = current_app.extensions[RUNNER]
     means = Means(classifier.model, settings.llm_timeout, settings.llm_concurrency, settings.llm_daily_tokens)
     other = Setting(**against) if against else None
-    return runner.run(confirmed.evaluate(db.engine, tenant_id, Setting(**setting), other, means))
+    measured = confirmed.evaluate(db.engine, tenant_id, Setting(**setting), other, means)
+    return runner.run(measured, context=copy_context())

@@ -1,8 +1,8 @@
 """What every answer has in common: a request id, safe headers, a line in the log, one shape for errors."""
 
 import math
+import secrets
 import time
-import uuid
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import BadHost, HTTPException, SecurityError
 
-from openremedy import edge, logs, meters, ui
+from openremedy import edge, logs, meters, traces, ui
 from openremedy.database import FAILED, OTHER_SCHEMA
 from openremedy.errors import Invalid, NotFound, Problem, Unavailable
 from openremedy.extensions import limiter
@@ -35,6 +35,7 @@ CODES = {
     503: "unavailable",
 }
 PARTS = {"webhooks": "canonical", "ui": "pages"}
+UNTRACED = ("health", "metrics")  # asked every few seconds
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -48,6 +49,7 @@ def register(app: Flask) -> None:
     # limiter.init_app added its own functions already: ours come before them and after them.
     app.before_request_funcs.setdefault(None, []).insert(0, _begin)
     app.after_request_funcs.setdefault(None, []).insert(0, _finish)  # these run from the last to the first
+    app.teardown_request_funcs.setdefault(None, []).insert(0, _end)
     app.register_error_handler(Problem, _problem)
     app.register_error_handler(HTTPException, _http_error)
     for failed in FAILED:
@@ -58,9 +60,11 @@ def register(app: Flask) -> None:
 
 
 def _begin() -> None:
-    g.request_id = uuid.uuid4().hex
+    g.request_id = secrets.token_hex(16)  # each of its bits by chance: what is sampled goes by it
     g.started = time.perf_counter()
     logs.begin(request_id=g.request_id)
+    if request.blueprint not in UNTRACED:
+        g.trace = traces.of_request(g.request_id, request.method)
 
 
 def _finish(response: Response) -> Response:
@@ -70,14 +74,22 @@ def _finish(response: Response) -> Response:
     _set_retry_after(response)
     took = time.perf_counter() - g.started
     meters.answered(_part(), response.status_code, took)
+    route = str(request.url_rule) if request.url_rule else None
+    if trace := g.get("trace"):
+        trace.answered(route, response.status_code)
     log.info(
         "request.done",
         method=request.method,
-        route=str(request.url_rule) if request.url_rule else None,
+        route=route,
         status=response.status_code,
         ms=round(took * 1000, 1),
     )
     return response
+
+
+def _end(_error: BaseException | None) -> None:
+    if trace := g.pop("trace", None):
+        trace.end()
 
 
 def _part() -> str:

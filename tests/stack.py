@@ -62,7 +62,11 @@ class Stack:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "OPENREMEDY"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("OPENAI", "OPENREMEDY", "OTEL"))
+            },
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "SECRET_KEY": secrets.token_urlsafe(48),

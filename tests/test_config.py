@@ -34,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
 
     def read(**environment: str) -> Settings:
         for name in list(os.environ):
-            if name.startswith(("OPENREMEDY_", "OPENAI_", "DATABASE_", "REDIS_", "SECRET_", "ENCRYPTION_")):
+            if name.startswith(("OPENREMEDY_", "OPENAI_", "DATABASE_", "REDIS_", "SECRET_", "ENCRYPTION_", "OTEL_")):
                 monkeypatch.delenv(name)
         for name, value in ({"OPENREMEDY_DATA_DIR": str(tmp_path / "data")} | environment).items():
             monkeypatch.setenv(name, value)
@@ -78,6 +78,8 @@ NAMES: list[tuple[str, str, str, Any]] = [
     ("ENCRYPTION_KEYS", f"{KEY}, {OLD_KEY}", "encryption_keys", (KEY, OLD_KEY)),
     ("OPENAI_API_KEY", "sk-1", "openai_api_key", "sk-1"),
     ("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1/", "openai_base_url", "http://127.0.0.1:11434/v1"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/", "traces_endpoint", "http://c:4318/v1/traces"),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4318/as/it/is", "traces_endpoint", "http://c:4318/as/it/is"),
     ("OPENREMEDY_PUBLIC_URL", "https://alerts.example.com/", "public_url", "https://alerts.example.com"),
     ("OPENREMEDY_PORT", "9000", "port", 9000),
     ("OPENREMEDY_PORT", "9000", "public_url", "http://127.0.0.1:9000"),
@@ -164,6 +166,8 @@ def test_a_stray_key_alone_sends_nothing_out(load: Load, environment: dict[str, 
         *(("OPENREMEDY_METRICS_ALLOW", value) for value in ("localhost", "10.0.0.1/8")),
         *(("OPENREMEDY_PUBLIC_URL", value) for value in ("alerts.example.com", "ftp://a", "https://", "http://h:x")),
         *(("OPENAI_BASE_URL", value) for value in ("localhost:1234", "http://user:pw@host/v1")),
+        *(("OTEL_EXPORTER_OTLP_ENDPOINT", value) for value in ("collector:4318", "http://user:pw@collector:4318")),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318"),
         *(("REDIS_URL", value) for value in ("localhost:6379", "http://cache", "redis://cache:x/0")),
         *(("DATABASE_URL", value) for value in ("mysql://db/x", "openremedy.db", "sqlite://", "sqlite:///:memory:")),
         ("DATABASE_URL", "postgresql://user:p@ss/word@db:x/name"),
