@@ -42,7 +42,17 @@ from openremedy import models, people, tenants  # noqa: E402
 from openremedy.app import create_app  # noqa: E402
 from openremedy.audit import COMMAND_LINE  # noqa: E402
 from openremedy.extensions import db  # noqa: E402
-from openremedy.models import Delivery, Incident, LinkPurpose, Recipe, Role, Source, Verdict  # noqa: E402
+from openremedy.models import (  # noqa: E402
+    Delivery,
+    Incident,
+    LinkPurpose,
+    OutgoingEndpoint,
+    OutgoingMessage,
+    Recipe,
+    Role,
+    Source,
+    Verdict,
+)
 from openremedy.recipes import parse  # noqa: E402
 from openremedy.services import services  # noqa: E402
 from openremedy.tryout_queue import start_tryout  # noqa: E402
@@ -141,6 +151,9 @@ def _ids(tenant_id: int) -> Iterator[tuple[str, str]]:
     yield "slug", slug or ""
     yield "version", "1" if slug else ""
     yield "starter_slug", "disk-full" if slug else ""
+    yield "endpoint_id", newest(OutgoingEndpoint)
+    message = select(OutgoingMessage.id).where(OutgoingMessage.tenant_id == tenant_id)
+    yield "message_id", str(db.session.scalar(message.order_by(OutgoingMessage.endpoint_id.desc()).limit(1)) or "")
     for adapter in ("grafana", "alertmanager", "pagerduty"):
         name = "source_id" if adapter == "grafana" else f"{adapter}_source_id"
         yield name, newest(Source, Source.adapter == adapter, Source.disabled_at.is_(None))

@@ -15,20 +15,24 @@ from uuid import UUID
 from sqlalchemy import insert, update
 
 from cast import Source, Tenant
-from openremedy import audit, cookbook, incidents, people, tenants
+from openremedy import audit, cookbook, incidents, outgoing, people, tenants
 from openremedy import sources as source_rows
-from openremedy.audit import Actor
+from openremedy.alerts import compact
+from openremedy.audit import COMMAND_LINE, Actor
 from openremedy.classification import Classifier, Limits
 from openremedy.demo.bodies import fixture
 from openremedy.errors import Invalid
 from openremedy.extensions import db
 from openremedy.ids import new_id
-from openremedy.models import Incident, Role, Triage, Verdict
+from openremedy.incidents import stamp
+from openremedy.models import Event, Incident, MessageState, OutgoingMessage, Role, Shape, Triage, Verdict, now
 from openremedy.models import Tenant as TenantRow
+from openremedy.outgoing import Wanted
 from openremedy.people import Browser
 from openremedy.recipes import RecipeSpec
 from openremedy.services import services
 
+MOST_ENDPOINTS = 15
 SCRIPT = "<script>alert('hostile')</script>"
 HOSTILE: tuple[str, ...] = (
     SCRIPT,
@@ -105,6 +109,7 @@ class World:
     recipes: list[str] = field(default_factory=list)
     emails: list[str] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)  # paths of outgoing ones, below that of the tenant
 
 
 def hostile_world(tenant: Tenant) -> World:
@@ -121,6 +126,7 @@ def hostile_world(tenant: Tenant) -> World:
         services().tally.flush()
         _verdicts(world)
         _names(world)
+        _outgoing(world)
         _people(world)
         _audit_log(world)
     return world
@@ -401,6 +407,31 @@ def _names(world: World) -> None:
         .values(name=f"{SCRIPT}\"'><img src=x onerror=alert(1)>{{{{7*7}}}}")
     )
     session.commit()
+
+
+def _outgoing(world: World) -> None:
+    """Endpoints of such names, and to each a message that holds the text and could not be sent because of it."""
+    session, vault, tenant_id = db.session(), services().vault, _tenant_id(world)
+    for number, (text, incident) in enumerate(zip(HOSTILE, world.incidents, strict=False)):
+        name = f"{number} {text}"
+        if not name.isprintable() or len(name) > 100 or len(world.messages) >= MOST_ENDPOINTS:
+            continue
+        wanted = Wanted(name, Shape.SLACK, [Event.RESOLVED], f"https://evil.example/{number}")
+        endpoint, _ = outgoing.add_endpoint(session, vault, tenant_id, wanted, COMMAND_LINE, allow_private=False)
+        message = OutgoingMessage(
+            tenant_id=tenant_id,
+            endpoint_id=endpoint.id,
+            incident_id=UUID(incident),
+            event=Event.CREATED,
+            state=MessageState.FAILED,
+            body=compact({"text": text}).encode("utf-8", "backslashreplace"),
+            log=[{"at": stamp(now()), "status": None, "error": text, "milliseconds": 5}],
+        )
+        endpoint.disabled_at, endpoint.disabled_reason = now(), text
+        session.add(message)
+        session.commit()
+        world.messages.append(f"outgoing/{endpoint.id}/messages/{message.id}")
+    session.rollback()
 
 
 def _people(world: World) -> None:

@@ -90,6 +90,16 @@ def test_a_source_of_a_hostile_name_shows_it_as_it_is(world: World, browse: Brow
         check(tab)
 
 
+def test_an_outgoing_message_shows_names_bodies_and_reasons_as_they_are(world: World, browse: Browse) -> None:
+    tab, seen = browse(ADMIN), ""
+    assert world.messages
+    for path in world.messages:
+        for one in (path, path.partition("/messages/")[0]):
+            tab.open(f"/t/{ADMIN}/{one}")
+            seen += check(tab)
+    assert "evil.example" in seen
+
+
 def test_a_delivery_shows_bodies_and_headers_as_they_are(ground: Ground, browse: Browse) -> None:
     with ground.app.app_context():
         found = select(Delivery.id).where(Delivery.tenant_id == _hers())
