@@ -1,6 +1,7 @@
 """What RQ imports: thin, no arguments but ids and what to try or to measure, safe to run twice."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 CLASSIFIER = "openremedy.classifier"
 RUNNER = "openremedy.runner"
 COURIER = "openremedy.courier"
+FOLLOW_UPS = "openremedy.follow_ups"
 
 
 def classify_pending() -> None:
@@ -37,6 +39,15 @@ def classify_pending() -> None:
             waker.wake()
     finally:
         courier.bring()
+
+
+def follow_up() -> None:
+    """Send what tools asked us to answer; the same with its own wake key."""
+    send_due: Callable[[], bool] = current_app.extensions[FOLLOW_UPS]
+    waker = services().follow_up_waker
+    waker.woken()
+    if send_due():
+        waker.wake()
 
 
 def try_recipe(tenant_id: int, slug: str, spec: dict[str, Any] | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from openremedy.models.recipe import Recipe, RecipeVersion
 from openremedy.models.tenant import (
     ApiToken,
     AuditLine,
+    FollowUpRecord,
     Link,
     LinkPurpose,
     Membership,
@@ -45,6 +46,7 @@ __all__ = [
     "Delivery",
     "EndedBy",
     "Feedback",
+    "FollowUpRecord",
     "Incident",
     "IncidentStatus",
     "Link",
