@@ -21,8 +21,8 @@ MENUS = {
     "{{#is_alert}}|Test Notifications",
     "pagerduty": "Integrations > Generic Webhooks (v3) > New Webhook|Webhook URL|Event Subscription|incident.*|"
     "Send Test Event|Integrations > API Access Keys > Create New API Key|Read-only API Key|Custom Header",
-    "sns": "Topics|Create subscription|Protocol|Endpoint|raw message delivery|Alarms|Actions|In alarm|Insufficient data|"
-    "SHA1",
+    "sns": "Topics|Create subscription|Protocol|Endpoint|raw message delivery|Alarms|Actions|In alarm|"
+    "Insufficient data|SHA1",
 }
 
 
