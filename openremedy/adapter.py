@@ -24,14 +24,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
 from openremedy import crypto, edge
-from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severity, compact, parse_json
-from openremedy.directory import Admitted, Proof, Sender, Verify
+from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severity, compact, parse_json, parse_object
+from openremedy.directory import Admitted, Proof, Published, Sender, Verify
 from openremedy.edge import Addressee
 from openremedy.errors import BadBody, Invalid, RateLimited, TooLarge, TryAgainSoon, Unauthorized, Unavailable
 from openremedy.extensions import limiter
 from openremedy.incident_type import incident_type_of, said_type
 from openremedy.instructions import ANY_TOOL, Sample, SetupStep
-from openremedy.intake import Bundle, Origin, Receipt, Signed
+from openremedy.intake import Bundle, Origin, Receipt, Signed, Wanted
 from openremedy.models import now
 from openremedy.rows import Unplaced
 from openremedy.services import services
@@ -70,12 +70,14 @@ __all__ = [
     "Alert",
     "AlertStatus",
     "Enrichment",
+    "FollowUp",
     "Format",
     "Ignored",
     "IncidentType",
     "Items",
     "Mapped",
     "Payload",
+    "Published",
     "Rejected",
     "Sample",
     "SetupStep",
@@ -92,6 +94,7 @@ __all__ = [
     "incident_type_of",
     "is_heartbeat",
     "left_out",
+    "object_in",
     "port_of",
     "said_type",
     "severity_of",
@@ -123,6 +126,27 @@ def single(payload: dict[str, Any], _options: Mapping[str, Any]) -> Sequence[Any
     return [payload]
 
 
+def object_in(body: bytes) -> dict[str, Any]:
+    """The JSON object in some bytes, as the door reads it; an empty one for what is none."""
+    try:
+        return parse_object(body)
+    except BadBody:
+        return {}
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """That the tool wants to be answered by a request of ours: a worker gets `url` until it is answered with a 200.
+
+    `subject`: what it is about, for people, and once for each of them. `url` is by its whole address one of the tool's
+    own; every part of it that comes from the body must be checked. Without one nothing is done, and `words` are shown.
+    """
+
+    subject: str
+    url: str = field(default="", repr=False)
+    words: str = ""
+
+
 @dataclass(frozen=True)
 class Format:
     """One shape of body that a tool posts.
@@ -140,6 +164,8 @@ class Format:
     advice: str = ""
     # A sentence for people about the body as a whole, such as alerts that the tool has left out of it.
     remark: Callable[[dict[str, Any]], str | None] = lambda _payload: None
+    # What a worker does after the body was stored; asked again when it does, with the options of that time.
+    follow_up: Callable[[dict[str, Any], Mapping[str, Any]], FollowUp | None] = lambda _payload, _options: None
     # Behind /api/v1/webhooks/<adapter>/<tenant>.
     path: str = ""
     methods: tuple[str, ...] = ("POST",)
@@ -178,6 +204,8 @@ class Adapter:
     retries_429: bool = False
     # The tool's own signature, instead of a token.
     verify: Verify | None = None
+    # The same where the tool signs with a key that it publishes. One of both.
+    published: Published | None = None
     # Headers kept with a delivery beyond the usual; no credential but a signature.
     kept_headers: tuple[str, ...] = ()
     # What an admin may choose per source; every field has a default.
@@ -234,7 +262,7 @@ class Adapter:
         headers = {name.lower(): value for name, value in request.headers}
         proof = Proof(list(_tokens()), body, headers)
         try:
-            admitted = services().sources.authenticate(tenant, self.name, proof, self.verify)
+            admitted = services().sources.authenticate(tenant, self.name, proof, self.verify, self.published)
         except Unauthorized:
             g.addressee.token_hashes = [crypto.hashed(token) for token in proof.tokens]
             _limited(_charge_failure, RateLimited, "failed authentications from this address")
@@ -300,10 +328,13 @@ def _charge_failure() -> None:
 
 @dataclass(frozen=True)
 class Reading:
-    """What an adapter makes of one body: its alerts in their order, and a remark about the whole for people."""
+    """What an adapter makes of one body: its alerts in their order, a remark about the whole for people, and what it
+    asks us to do.
+    """
 
     translations: Sequence[Translation]
     remark: str | None
+    follow_up: FollowUp | None = None
 
 
 def read(shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]) -> Reading:
@@ -311,7 +342,8 @@ def read(shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]) 
     payload, entries = _open(shape, body, mimetype, options)
     if len(entries) > MAX_ALERTS:
         raise TooLarge(f"The body holds {len(entries)} alerts; at most {MAX_ALERTS} are taken at once.")
-    return Reading([translate_entry(shape, entry, payload) for entry in entries], shape.remark(payload))
+    translations = [translate_entry(shape, entry, payload) for entry in entries]
+    return Reading(translations, shape.remark(payload), shape.follow_up(payload, options))
 
 
 def _open(
@@ -392,11 +424,13 @@ def hand_over(sender: Sender, body: bytes, reading: Reading, origin: Origin) -> 
     """
     bodies = list(_canonical(reading.translations))
     unplaced = list(_unplaced(reading.translations, now()))
+    wanted = Wanted(reading.follow_up.subject, reading.follow_up.words) if reading.follow_up else None
     for _ in range(2):
         sign = services().directory.signer(sender.tenant)
         signed = [Signed(number, raw, sign(raw), one.opens, one.expires_at) for number, raw, one in bodies]
         try:
-            return services().door.accept_native(sender, Bundle(body, signed, unplaced, reading.remark), origin)
+            bundle = Bundle(body, signed, unplaced, reading.remark, wanted)
+            return services().door.accept_native(sender, bundle, origin)
         except Unauthorized:
             log.warning("adapter.signed_in_vain", tenant=sender.tenant)
     raise Unavailable()

@@ -25,11 +25,12 @@ from openremedy import (
     webhooks,
 )
 from openremedy.crypto import Vault
-from openremedy.directory import Directory, SourceDirectory
+from openremedy.directory import Directory, PublishedKeys, SourceDirectory
 from openremedy.extensions import db, limiter, migrate
+from openremedy.fetching import Fetcher
 from openremedy.intake import Door
 from openremedy.people import LONGEST_SIGN_IN
-from openremedy.queue import Waker, web_client
+from openremedy.queue import FOLLOW_UP_JOB, FOLLOW_UP_KEY, FOLLOW_UP_TIMEOUT, Waker, web_client
 from openremedy.recipes import MAX_FILE_BYTES
 from openremedy.services import JOB_MARGIN, KEY, Services
 from openremedy.tally import Tally
@@ -55,8 +56,11 @@ class Application(Flask):
         return func
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """Build the application from the settings, or from the environment. Raises SettingsError, AdapterError."""
+def create_app(settings: Settings | None = None, fetcher: Fetcher | None = None) -> Flask:
+    """Build the application from the settings, or from the environment. Raises SettingsError, AdapterError.
+
+    `fetcher`: another than the usual one, for a test with a stand-in of its own for what is out there.
+    """
     settings = settings or load()
     logs.configure(settings.log_format)
     if settings.traces_endpoint:
@@ -68,7 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.proxy_count:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxy_count, x_proto=1)  # type: ignore[method-assign]  # Flask's own way
     _extensions(app, settings)
-    app.extensions[KEY] = _services(app, settings)
+    app.extensions[KEY] = _services(app, settings, fetcher or Fetcher())
     app.register_blueprint(webhooks.blueprint)
     registry.register(app, registry.discover())
     app.register_blueprint(health.blueprint)
@@ -138,13 +142,24 @@ def _extensions(app: Flask, settings: Settings) -> None:
         database.prepare(db.engine)
 
 
-def _services(app: Flask, settings: Settings) -> Services:
+def _services(app: Flask, settings: Settings, fetcher: Fetcher) -> Services:
     with app.app_context():
         engine = db.engine
     vault = Vault(settings.encryption_keys)
     redis = web_client(settings.redis_url)
     waker = Waker(redis, settings.llm_timeout + JOB_MARGIN)
+    follow_up_waker = Waker(redis, FOLLOW_UP_TIMEOUT, FOLLOW_UP_JOB, FOLLOW_UP_KEY)
     tally = Tally(engine)
     directory = Directory(engine, vault)
-    door = Door(engine, directory, tally, waker)
-    return Services(settings, vault, redis, waker, tally, directory, SourceDirectory(engine, vault), door)
+    return Services(
+        settings=settings,
+        vault=vault,
+        redis=redis,
+        waker=waker,
+        follow_up_waker=follow_up_waker,
+        fetcher=fetcher,
+        tally=tally,
+        directory=directory,
+        sources=SourceDirectory(engine, vault, PublishedKeys(fetcher)),
+        door=Door(engine, directory, tally, waker, follow_up_waker),
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from openremedy import replay
+from openremedy import follow_ups, replay
 from openremedy.adapter import Adapter
 from openremedy.alerts import IncidentType, Severity
 from openremedy.errors import Problem
@@ -61,6 +61,7 @@ def checklist(session: Session, source: Source, adapter: Adapter | None) -> list
         _reached(used, refused, hints),
         _authenticated(source, used, refused),
         _parsed(source, refused),
+        *_confirmed(session, source),
         *_understood(session, source, adapter, incidents, hints),
     ]
 
@@ -124,6 +125,18 @@ def _parsed(source: Source, refused: Any) -> Item:
     if refused and refused.reason != UNAUTHORIZED:
         return Item("parsed", "Parsed", False, f"The last body was refused: {refused.message}", refused.received_at)
     return Item("parsed", "Parsed", False, "Waits for a body of the tool's own format.")
+
+
+def _confirmed(session: Session, source: Source) -> Iterator[Item]:
+    """A line for each thing that the tool asked us to confirm; of most tools there is none."""
+    for one in follow_ups.of_source(session, source.tenant_id, source.id):
+        if one.done_at:
+            yield Item("confirmed", "Confirmed", True, f"{one.subject} was confirmed", one.done_at)
+        elif one.due_at is None:
+            yield Item("confirmed", "Confirmed", False, f"{one.subject}: {one.words} That was", one.created_at)
+        else:
+            words = f"{one.words} It is tried again." if one.words else "a worker does it next."
+            yield Item("confirmed", "Confirmed", False, f"{one.subject}: {words}")
 
 
 # ---------------------------------------------------------------- was it understood

@@ -8,7 +8,9 @@ secret made a moment ago works at once.
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -23,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from openremedy import crypto, signing
 from openremedy.crypto import Vault
 from openremedy.errors import Unauthorized, Unavailable
+from openremedy.fetching import Fetcher, NoDocument
 from openremedy.models import SecretKind, Source, SourceSecret, SourceToken, Tenant, WebhookSecret, now
 
 log = structlog.get_logger()
@@ -215,6 +218,90 @@ Verify = Callable[[bytes, bytes, Mapping[str, str], Mapping[str, Any], float], b
 
 
 @dataclass(frozen=True)
+class Published:
+    """How a tool signs that shares no secret with anybody: with a key that it publishes.
+
+    `url(body, headers, options)`: where the key of this body lies, by its whole address one of the tool's own; empty
+    for what is not from a sender that the options of the source name, so that nobody else makes us fetch anything.
+    `read(document)`: the key, kept and never changed; raises ValueError. `verify(key, body, headers, seconds since
+    1970)`: whether it signed this.
+    """
+
+    url: Callable[[bytes, Mapping[str, str], Mapping[str, Any]], str]
+    read: Callable[[bytes], Any]
+    verify: Callable[[Any, bytes, Mapping[str, str], float], bool]
+
+
+KEYS_KEPT = 64
+KEYS_AT_ONCE = 2  # fetches in one process; who asks for a third key is told to come again
+KEY_WAIT = 6.0  # seconds
+KEY_PAUSE = 5.0  # seconds without trying again after a failure
+
+
+class PublishedKeys:
+    """The keys that one process has fetched, the least used forgotten first; each by one thread, whoever waits."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._pool = ThreadPoolExecutor(KEYS_AT_ONCE, thread_name_prefix="keys")
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._asked: dict[str, Future[Any]] = {}
+        self._failed: dict[str, float] = {}
+
+    def get(self, url: str, read: Callable[[bytes], Any]) -> Any:
+        """The key at this address. Raises Unavailable: its sender must try again, for nothing is known of it yet."""
+        with self._lock:
+            if url in self._kept:
+                self._kept.move_to_end(url)
+                return self._kept[url]
+            asked = self._asked.get(url) or self._ask(url, read)
+        try:
+            return asked.result(KEY_WAIT)
+        except (NoDocument, ValueError, TimeoutError) as error:
+            raise _keyless() from error
+
+    def _ask(self, url: str, read: Callable[[bytes], Any]) -> "Future[Any]":
+        failed = time.monotonic() - self._failed.get(url, float("-inf")) < KEY_PAUSE
+        if failed or len(self._asked) >= KEYS_AT_ONCE:
+            raise _keyless()
+        asked = self._asked[url] = self._pool.submit(self._fetch, url, read)
+        return asked
+
+    def _fetch(self, url: str, read: Callable[[bytes], Any]) -> Any:
+        key, failed = None, True
+        try:
+            answer = self._fetcher.get(url)
+            if answer.status != 200:
+                raise NoDocument(f"the answer was {answer.status}")
+            key, failed = read(answer.body), False
+        except (NoDocument, ValueError) as error:
+            log.warning("key.not_fetched", url=url, reason=str(error)[:200])
+            raise
+        finally:
+            self._settle(url, key, failed)
+        return key
+
+    def _settle(self, url: str, key: Any, failed: bool) -> None:
+        with self._lock:
+            del self._asked[url]
+            if failed:
+                if len(self._failed) >= KEYS_KEPT:
+                    self._failed.clear()
+                self._failed[url] = time.monotonic()
+                return
+            self._kept[url] = key
+            if len(self._kept) > KEYS_KEPT:
+                self._kept.popitem(last=False)
+
+
+def _keyless() -> Unavailable:
+    return Unavailable(
+        "The key that this was signed with cannot be read just now. Nothing was kept; please send it again."
+    )
+
+
+@dataclass(frozen=True)
 class Sender:
     """A source that may send."""
 
@@ -261,36 +348,60 @@ class _Token:
 @dataclass(frozen=True)
 class _Sources:
     by_token: Mapping[str, _Token] = field(default_factory=dict)
-    signing: Mapping[tuple[str, str], Sequence[Sender]] = field(default_factory=dict)  # by tenant and adapter
+    senders: Mapping[tuple[str, str], Sequence[Sender]] = field(default_factory=dict)  # by tenant and adapter
+    signing: Mapping[tuple[str, str], Sequence[Sender]] = field(default_factory=dict)  # those with secrets
     most: Mapping[str, int] = field(default_factory=dict)  # signing secrets of the tenant with most, by adapter
 
 
 class SourceDirectory:
     """The sources that one process knows."""
 
-    def __init__(self, engine: Engine, vault: Vault) -> None:
+    def __init__(self, engine: Engine, vault: Vault, keys: PublishedKeys) -> None:
         self._opened = Opened(vault)
+        self._keys = keys
         self._known: Fresh[_Sources] = Fresh(engine, self._read, _Sources())
 
-    def authenticate(self, slug: str, adapter: str, proof: Proof, verify: Verify | None) -> Admitted:
+    def authenticate(
+        self, slug: str, adapter: str, proof: Proof, verify: Verify | None, published: Published | None = None
+    ) -> Admitted:
         """The source of this tenant and adapter that the request is from. Raises Unauthorized, Unavailable."""
         began = time.monotonic()
         self._known.since(began - MAX_AGE)
-        admitted = self._check(slug, adapter, proof, verify)
+        admitted = self._check(slug, adapter, proof, verify, published)
         if admitted is None and self._known.since(began):
-            admitted = self._check(slug, adapter, proof, verify)
+            admitted = self._check(slug, adapter, proof, verify, published)
         if admitted is None:
-            raise Unauthorized("The source's token or signature is missing or wrong.")
+            # Amazon SNS sends its password only to who asks for one.
+            challenge = {"WWW-Authenticate": 'Basic realm="OpenRemedy"'}
+            raise Unauthorized("The source's token or signature is missing or wrong.", headers=challenge)
         return admitted
 
-    def _check(self, slug: str, adapter: str, proof: Proof, verify: Verify | None) -> Admitted | None:
+    def _check(
+        self, slug: str, adapter: str, proof: Proof, verify: Verify | None, published: Published | None
+    ) -> Admitted | None:
         moment = now()
         for value in proof.tokens:
             # Found by its hash: how long that takes tells nothing about a token that is close to a right one.
             token = self._known.value.by_token.get(crypto.hashed(value))
             if token and token.opens(slug, adapter, moment):
                 return Admitted(token.sender, token_id=token.id)
+        if published:
+            return self._by_published_key(slug, adapter, proof, published, moment)
         return self._signed(slug, adapter, proof, verify, moment) if verify else None
+
+    def _by_published_key(
+        self, slug: str, adapter: str, proof: Proof, published: Published, moment: datetime
+    ) -> Admitted | None:
+        """The first of the tenant's sources that takes what is from this sender; no key is fetched for the others."""
+        nobody = Sender(0, 0, slug, adapter, "", None, {})
+        for sender in self._known.value.senders.get((slug, adapter), (nobody,)):
+            url = published.url(proof.body, proof.headers, sender.options)
+            if not url:
+                continue
+            key = self._keys.get(url, published.read)
+            if published.verify(key, proof.body, proof.headers, moment.timestamp()):
+                return Admitted(sender)
+        return None
 
     def _signed(self, slug: str, adapter: str, proof: Proof, verify: Verify, moment: datetime) -> Admitted | None:
         senders = self._known.value.signing.get((slug, adapter), ())
@@ -323,11 +434,13 @@ class SourceDirectory:
             for row in connection.execute(_LIVE_TOKENS, moment)
             if row.source_id in senders
         }
+        by_place: dict[tuple[str, str], list[Sender]] = {}
         signing_ones: dict[tuple[str, str], list[Sender]] = {}
         for sender in senders.values():
+            by_place.setdefault((sender.tenant, sender.adapter), []).append(sender)
             if sender.secrets:
                 signing_ones.setdefault((sender.tenant, sender.adapter), []).append(sender)
         most: dict[str, int] = {}
         for (_, adapter), found in signing_ones.items():
             most[adapter] = max(most.get(adapter, 1), sum(len(one.secrets) for one in found))
-        return _Sources(by_token, signing_ones, most)
+        return _Sources(by_token, by_place, signing_ones, most)

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine
 
-from openremedy import audit, logs, meters, store
+from openremedy import audit, follow_ups, logs, meters, store
 from openremedy.alerts import PUBLIC_STATUSES, Alert, AlertStatus, Outcome, identity, parse_alert
 from openremedy.audit import Actor
 from openremedy.directory import Caller, Directory, Sender
@@ -93,6 +93,14 @@ class Signed:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """That a worker has something to do after the body was stored, or with `words` only to show. See FollowUp."""
+
+    subject: str
+    words: str = ""
+
+
+@dataclass(frozen=True)
 class Bundle:
     """One native body: as it was received, and what its adapter made of each alert in it."""
 
@@ -100,6 +108,7 @@ class Bundle:
     signed: Sequence[Signed]
     unplaced: Sequence[Unplaced]
     remark: str | None = None  # about the body as a whole, for people
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class Door:
     directory: Directory
     tally: Tally
     waker: Waker
+    follow_up_waker: Waker
 
     def accept(self, tenant: str, body: bytes, signature: str | None, origin: Origin) -> Receipt:
         """Verify, parse and store one canonical body, then wake a worker.
@@ -130,7 +140,7 @@ class Door:
         if origin.replay is None:  # that we sign again says nothing about who still uses the secret
             self.tally.used(caller.secret_id)
         delivery = _delivery(caller.tenant_id, body, origin)
-        outcomes = self._store(delivery, [Arrival(0, alert, identity(alert))], [], origin.replay)
+        outcomes = self._store(delivery, [Arrival(0, alert, identity(alert))], [], origin.replay, None)
         logs.note(
             tenant=tenant,
             delivery=str(delivery["id"]),
@@ -161,7 +171,7 @@ class Door:
             "adapter": sender.adapter,
         }
         delivery["message"] = " ".join(filter(None, (delivery["message"], bundle.remark))) or None
-        outcomes = self._store(delivery, arrivals, unplaced, origin.replay)
+        outcomes = self._store(delivery, arrivals, unplaced, origin.replay, bundle.wanted)
         logs.note(
             tenant=sender.tenant,
             source=sender.id,
@@ -184,13 +194,17 @@ class Door:
         arrivals: Sequence[Arrival],
         unplaced: Sequence[Unplaced],
         replay: Replay | Rehearsal | None,
+        wanted: Wanted | None,
     ) -> list[Stored]:
         note = replay.note(delivery) if replay else None
-        outcomes = store.store(self.engine, delivery, arrivals, unplaced, note)
+        also = follow_ups.note(delivery, wanted.subject, wanted.words) if wanted else None
+        outcomes = store.store(self.engine, delivery, arrivals, unplaced, note, also)
         for outcome, number in Counter(str(stored.outcome) for stored in outcomes).items():
             meters.taken(delivery["adapter"], outcome, number)
         if any(stored.outcome == "created" for stored in outcomes):
             self.waker.soon()
+        if wanted and not wanted.words:
+            self.follow_up_waker.soon()
         return outcomes
 
 

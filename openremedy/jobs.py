@@ -1,6 +1,7 @@
 """What RQ imports: thin, no arguments but ids and what to try or to measure, safe to run twice."""
 
 import asyncio
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 CLASSIFIER = "openremedy.classifier"
 RUNNER = "openremedy.runner"
 COURIER = "openremedy.courier"
+FOLLOW_UPS = "openremedy.follow_ups"
 
 
 @traces.span("job classify_pending")
@@ -39,6 +41,16 @@ def classify_pending() -> None:
             waker.wake()
     finally:
         courier.bring()
+
+
+@traces.span("job follow_up")
+def follow_up() -> None:
+    """Send what tools asked us to answer; the same with its own wake key."""
+    send_due: Callable[[], bool] = current_app.extensions[FOLLOW_UPS]
+    waker = services().follow_up_waker
+    waker.woken()
+    if send_due():
+        waker.wake()
 
 
 @traces.span("job try_recipe")

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Engine, and_, delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from openremedy import claims, lifecycle, meters, people, search, store
+from openremedy import claims, follow_ups, lifecycle, meters, people, search, store
 from openremedy.ids import first_id
 from openremedy.lifecycle import Episode, Track
 from openremedy.models import (
@@ -75,7 +75,7 @@ def _enough(stopped: threading.Event) -> Callable[[], bool]:
 
 
 def sweep(services: Services, engine: Engine, expire: bool = True) -> dict[str, int]:
-    """One round: lost claims, stale incidents, provisional verdicts; then wake a worker if anything waits."""
+    """One round: lost claims, stale incidents, provisional verdicts; then wake a worker if anything waits for one."""
     requeued, given_up = claims.requeue_lost(engine)
     stale = close_stale(engine) + (close_expired(engine) if expire else 0)
     redone = 0
@@ -83,6 +83,8 @@ def sweep(services: Services, engine: Engine, expire: bool = True) -> dict[str, 
         redone = claims.redo_provisional(engine)
     if claims.waiting(engine):
         services.waker.wake()
+    if follow_ups.waiting(engine):
+        services.follow_up_waker.wake()
     # Last, for it may take some seconds and nobody waits for it.
     indexed = search.catch_up(engine)
     return {"requeued": requeued, "given_up": given_up, "stale": stale, "redone": redone, "indexed": indexed}

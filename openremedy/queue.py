@@ -20,6 +20,9 @@ QUEUE = "classify"
 INTERACTIVE = "openremedy-interactive"  # somebody sits before a page and waits for it
 JOB = "openremedy.jobs.classify_pending"  # a string, so that the web process never imports it
 WAKE_KEY = "openremedy:wake"
+FOLLOW_UP_JOB = "openremedy.jobs.follow_up"
+FOLLOW_UP_KEY = "openremedy:wake-follow-ups"
+FOLLOW_UP_TIMEOUT = 60  # seconds; what one job does takes a third of it at most
 WAKE_SECONDS = 5  # a lost job is missed no longer than this by those who come after it
 WEB_TIMEOUT = 0.5  # seconds
 BREATH = 0.1  # seconds between two wakes of one process
@@ -63,14 +66,16 @@ class QueueState:
 
 
 class Waker:
-    """Queues a job that looks for pending incidents, unless one is queued already.
+    """Queues a job that looks for pending incidents, or another that looks for work, unless one is queued already.
 
-    The job deletes WAKE_KEY before it looks, so an incident committed after that look sets the key again and queues
+    The job deletes the key before it looks, so an incident committed after that look sets the key again and queues
     the next job: none is missed while Redis is there, and the sweep finds what it was not told of.
     """
 
-    def __init__(self, connection: Redis, job_timeout: int) -> None:
+    def __init__(self, connection: Redis, job_timeout: int, job: str = JOB, key: str = WAKE_KEY) -> None:
         self._connection = connection
+        self._job = job
+        self._key = key
         self._queue = job_queue(connection)
         self._job_timeout = job_timeout
         self._pause_until = 0.0
@@ -107,8 +112,8 @@ class Waker:
         if time.monotonic() < self._pause_until:
             return False
         try:
-            if self._connection.set(WAKE_KEY, "1", nx=True, ex=WAKE_SECONDS):
-                self._queue.enqueue(JOB, job_timeout=self._job_timeout, result_ttl=0, failure_ttl=24 * 3600)
+            if self._connection.set(self._key, "1", nx=True, ex=WAKE_SECONDS):
+                self._queue.enqueue(self._job, job_timeout=self._job_timeout, result_ttl=0, failure_ttl=24 * 3600)
         except RedisError as error:
             self._pause(error)
             return False
@@ -117,7 +122,7 @@ class Waker:
     def woken(self) -> None:
         """Called by the job before it looks for work. Without Redis it looks all the same: the key expires."""
         try:
-            self._connection.delete(WAKE_KEY)
+            self._connection.delete(self._key)
         except RedisError as error:
             self._pause(error)
 

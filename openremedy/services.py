@@ -9,6 +9,7 @@ from redis import Redis
 from config import Settings
 from openremedy.crypto import Vault
 from openremedy.directory import Directory, SourceDirectory
+from openremedy.fetching import Fetcher
 from openremedy.intake import Door
 from openremedy.queue import Waker
 from openremedy.tally import Tally
@@ -26,6 +27,8 @@ class Services:
     vault: Vault
     redis: Redis
     waker: Waker
+    follow_up_waker: Waker
+    fetcher: Fetcher
     tally: Tally
     directory: Directory
     sources: SourceDirectory

@@ -134,15 +134,16 @@ def store(
     arrivals: Sequence[Arrival],
     unplaced: Sequence[Unplaced] = (),
     replayed: Note | None = None,
+    also: Note | None = None,
 ) -> list[Stored]:
     """Store a delivery with its alerts and return their outcomes in the order of the body.
 
     `delivery` is a row of the table. `replayed` says that somebody here sent it and not its source: it writes
-    who did that, in the same transaction, and the delivery is no sign of life of the source. Raises Unavailable; then
-    nothing was stored.
+    who did that, in the same transaction, and the delivery is no sign of life of the source. `also` writes more in that
+    transaction. Raises Unavailable; then nothing was stored.
     """
     try:
-        plain = engine.dialect.name == "postgresql" and not replayed
+        plain = engine.dialect.name == "postgresql" and not (replayed or also)
         if plain and (outcomes := express.store(engine, delivery, arrivals, unplaced)) is not None:
             return outcomes
     except FAILED as error:
@@ -151,7 +152,10 @@ def store(
     for attempt in range(ATTEMPTS):
         try:
             with engine.begin() as connection:
-                return _store(connection, delivery, arrivals, unplaced, replayed, alone)
+                stored = _store(connection, delivery, arrivals, unplaced, replayed, alone)
+                if also:
+                    also(connection)
+                return stored
         except Overtaken:
             alone = True
         except Collision:

@@ -23,8 +23,9 @@ from openremedy import evaluation_queue, jobs, tryout_queue
 from openremedy.classification import Classifier, Limits
 from openremedy.enrichment import Enricher
 from openremedy.extensions import db
+from openremedy.follow_up_worker import FollowUps
 from openremedy.meters import Courier
-from openremedy.queue import JOB, interactive_queue, job_queue, worker_client
+from openremedy.queue import FOLLOW_UP_JOB, JOB, interactive_queue, job_queue, worker_client
 from openremedy.registry import adapters
 from openremedy.services import services
 
@@ -37,7 +38,7 @@ LONGEST_WAIT = 10.0  # seconds between two looks for an absent Redis
 # Seconds after which rq counts a silent worker as gone. It also bounds how long an idle one waits on a connection
 # whose other end has vanished; rq's own 420 would be longer than a verdict may take.
 WORKER_TTL = 90
-JOBS = frozenset((JOB, tryout_queue.SORT.job, evaluation_queue.SORT.job))
+JOBS = frozenset((JOB, FOLLOW_UP_JOB, tryout_queue.SORT.job, evaluation_queue.SORT.job))
 
 
 class Watchdog(BaseDeathPenalty):
@@ -106,6 +107,7 @@ def run(settings: Settings, *, burst: bool) -> None:
         current_app.extensions[jobs.RUNNER] = runner
         current_app.extensions[jobs.CLASSIFIER] = classifier(settings)
         current_app.extensions[jobs.COURIER] = Courier(services().redis)
+        current_app.extensions[jobs.FOLLOW_UPS] = FollowUps(db.engine, services().fetcher, adapters())
         # In turn: what people ask for goes first, but however much they ask, incidents are classified between.
         worker.work(
             burst=burst,

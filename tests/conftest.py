@@ -30,6 +30,7 @@ from config import Settings
 from openremedy import database, people, tenants
 from openremedy.app import create_app
 from openremedy.extensions import db
+from openremedy.fetching import Fetcher
 from openremedy.models import Role
 from openremedy.recipes import parse
 from openremedy.services import services
@@ -291,15 +292,15 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 
 
 @pytest.fixture
-def make_app() -> Iterator[Callable[[Settings], Flask]]:
+def make_app() -> Iterator[Callable[..., Flask]]:
     """Builds applications and closes their connections afterwards.
 
     Their tally writes when a test says so: by its clock it would write between two looks at the rows.
     """
     made: list[Flask] = []
 
-    def make(settings: Settings) -> Flask:
-        app = create_app(settings)
+    def make(settings: Settings, fetcher: Fetcher | None = None) -> Flask:
+        app = create_app(settings, fetcher)
         app.testing = False  # errors become answers, as for a real caller
         with app.app_context():
             services().tally._start = lambda: None

@@ -26,6 +26,8 @@ MENUS = {
     "zabbix": "Alerts > Media types > Import|media_openremedy.yaml|Administration > Macros|Secret text|"
     "{$OPENREMEDY.URL}|{$OPENREMEDY.TOKEN}|{$ZABBIX.URL}|Users > Users|Send to|Alerts > Actions > Trigger actions|"
     "Recovery operations|Update operations|Test",
+    "sns": "Topics|Create subscription|Protocol|Endpoint|raw message delivery|Alarms|Actions|In alarm|"
+    "Insufficient data|SHA1",
 }
 
 

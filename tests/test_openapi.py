@@ -99,10 +99,10 @@ class Caller:
 
 @pytest.fixture
 def source_tokens(alice: Tenant) -> dict[str, str]:
-    """Of a source of each tool; two of them sign instead."""
+    """Of a source of each tool; two of them sign instead, and what SNS signs with is AWS's own."""
     for name in ("pagerduty", "grafana"):
         alice.source(name, signing_secret=SIGNING_SECRET)
-    return {name: alice.source(name).token for name in ("alertmanager", "datadog", "uptimekuma", "zabbix")}
+    return {name: alice.source(name).token for name in ("alertmanager", "datadog", "sns", "uptimekuma", "zabbix")}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from openremedy.demo import bodies, world
 from openremedy.demo.bodies import Told, Trouble
 from openremedy.demo.week import Beat, Disabled, Event, Refused, Said, Sent, Tested
 from openremedy.demo.world import CRON, Person, Tool
-from openremedy.directory import Directory, SourceDirectory
+from openremedy.directory import Directory, PublishedKeys, SourceDirectory
 from openremedy.errors import Unavailable
 from openremedy.ids import new_id
 from openremedy.intake import Door
@@ -82,8 +82,8 @@ def _services(real: Services, engine: Engine) -> Services:
         tally=tally,
         waker=waker,
         directory=directory,
-        sources=SourceDirectory(engine, real.vault),
-        door=Door(engine, directory, tally, waker),
+        sources=SourceDirectory(engine, real.vault, PublishedKeys(real.fetcher)),
+        door=Door(engine, directory, tally, waker, waker),
     )
 
 
@@ -255,7 +255,8 @@ class Play:
         source = sources.find_source(self.session, self.slug, tool.name)
         sources.edit_source(self.session, services().vault, source, options_of(tool.adapter), disabled=True)
         # What is known of the sources may be a second old, and the next event is hours away.
-        _app().extensions[KEY] = replace(services(), sources=SourceDirectory(self.engine, services().vault))
+        anew = SourceDirectory(self.engine, services().vault, PublishedKeys(services().fetcher))
+        _app().extensions[KEY] = replace(services(), sources=anew)
 
 
 def request(method: str, path: str, headers: Mapping[str, str], address: str, body: bytes = b"") -> TestResponse:

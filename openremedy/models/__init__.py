@@ -22,6 +22,7 @@ from openremedy.models.recipe import Recipe, RecipeVersion
 from openremedy.models.tenant import (
     ApiToken,
     AuditLine,
+    FollowUpRecord,
     Link,
     LinkPurpose,
     Membership,
@@ -47,6 +48,7 @@ __all__ = [
     "EndedBy",
     "Event",
     "Feedback",
+    "FollowUpRecord",
     "Incident",
     "IncidentStatus",
     "Link",

@@ -1,5 +1,6 @@
 """Tenants, the people and programs that may act for them, and the sources that send to them."""
 
+import uuid
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -240,3 +241,24 @@ class SourceSecret(Base):
         words(SecretKind), default=SecretKind.SIGNING, server_default=SecretKind.SIGNING.value
     )
     last_used_at: Mapped[datetime | None]
+
+
+class FollowUpRecord(Base):
+    """What a tool asked us to answer by a request of ours, once for each thing it asked about. A worker sends it."""
+
+    __tablename__ = "follow_ups"
+    __table_args__ = (UniqueConstraint("source_id", "subject"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("sources.id", ondelete="CASCADE"))
+    subject: Mapped[str] = mapped_column(String(300))
+    # The newest body that asks for it. No foreign key: what has become old is deleted, whoever still points there.
+    delivery_id: Mapped[uuid.UUID]
+    created_at: Mapped[datetime]
+    # When a worker may take it, or may take it again if nothing was heard of the one who has; None: nothing to do.
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    done_at: Mapped[datetime | None]
+    # For people: why not, where it was not done.
+    words: Mapped[str | None] = mapped_column(Text)
