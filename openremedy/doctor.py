@@ -233,7 +233,13 @@ def configuration(settings: Settings) -> list[tuple[str, str]]:
         ("OPENREMEDY_METRICS_TOKEN", "set" if settings.metrics_token else "not set"),
         ("OPENREMEDY_OUTGOING_ALLOW_PRIVATE", "yes" if settings.outgoing_allow_private else "no"),
         ("OPENREMEDY_LOG_FORMAT", settings.log_format),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", _host(settings.traces_endpoint) or "not set: no traces"),
     ]
+
+
+def _host(url: str | None) -> str | None:
+    """Of an address only where it is: it may hold a password."""
+    return urlsplit(url).hostname if url else None
 
 
 def host_of_model(settings: Settings) -> str | None:

@@ -303,6 +303,8 @@ def test_the_settings_of_the_health_page_hold_no_secret(make_app: Any, settings:
 @ON_ONE
 def test_every_setting_is_shown_or_left_out_on_purpose(settings: Settings) -> None:
     shown = {name.removeprefix("OPENREMEDY_").lower() for name, _ in doctor.configuration(settings)}
+    of_others = {"otel_exporter_otlp_endpoint": "traces_endpoint"}
+    shown = {of_others.get(name, name) for name in shown}
     left_out = {"secret_key", "encryption_keys", "data_dir", "redis_socket", "embedded_database", "port"}
     assert {field.name for field in dataclasses.fields(Settings)} - left_out == shown
 
