@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,15 +68,15 @@ class Dispatcher:
             await asyncio.wait(under_way, timeout=LAST_WAIT)
         await self.client.close()
 
-    def _claimed(self, places: int) -> list[Any]:
-        found: list[Any] = []
+    def _claimed(self, places: int) -> Iterator[Mapping[str, Any]]:
+        """One after another, so that those before an error are on their way."""
         for endpoint_id in outgoing.due(self.engine) if places > 0 else ():
-            free = min(MOST_OF_ONE - self._at[endpoint_id], places - len(found))
+            free = min(MOST_OF_ONE - self._at[endpoint_id], places)
             if free > 0:
                 of_one = outgoing.claim(self.engine, endpoint_id, free)
                 self._at[endpoint_id] += len(of_one)
-                found += of_one
-        return found
+                places -= len(of_one)
+                yield from of_one
 
     async def _deliver(self, message: Mapping[str, Any]) -> None:
         """Make it, post it, and write what came of it."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from browser_client import Person
@@ -367,6 +368,28 @@ def test_an_endpoint_that_hangs_holds_a_few_places_and_not_another_endpoint(
             slow.held.set()
             until(lambda: len(slow.taken) == 13, "and all the rest")
         assert slow.most_at_once == 4
+
+
+@ON_ONE
+def test_a_database_that_fails_between_two_endpoints_costs_neither_of_them_its_places(
+    app: Flask, alice: Tenant, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = add(alice, hook.url, Event.CREATED, name="first")
+    add(alice, hook.url, Event.CREATED, name="second")
+    claim, failed = outgoing.claim, threading.Event()
+
+    def fail_once(engine: Any, endpoint_id: int, places: int) -> Any:
+        if endpoint_id != first and not failed.is_set():
+            failed.set()
+            raise OperationalError("SELECT", {}, Exception("the server went away"))
+        return claim(engine, endpoint_id, places)
+
+    monkeypatch.setattr(outgoing, "claim", fail_once)
+    for number in range(6):
+        alice.alert(hostname=f"h{number}")
+    with sending(app):
+        until(lambda: len(hook.taken) == 12, "all are posted")
+    assert failed.is_set()
 
 
 @ON_ONE

@@ -336,7 +336,10 @@ FAULTS: dict[str, Callable[[Aws], None]] = {
     "broken": lambda aws: reply(aws, 500),
     "redirected": lambda aws: reply(aws, 302, Location=f"https://{HOST}/{NAME}"),
     "no-certificate": lambda aws: aws.documents.update({f"/{NAME}": b"<html>Hello</html>"}),
-    "too-large": lambda aws: aws.documents.update({f"/{NAME}": b"x" * (fetching.MAX_DOCUMENT + 1)}),
+    # The certificate itself, and more behind it than is read.
+    "too-large": lambda aws: aws.documents.update(
+        {f"/{NAME}": aws.documents[f"/{NAME}"] + b"\n" * fetching.MAX_DOCUMENT}
+    ),
 }
 
 
