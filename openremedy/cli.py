@@ -461,8 +461,11 @@ def scheduler() -> None:
     own = services()
     client = OutgoingClient(allow_private=own.settings.outgoing_allow_private)
     sending = dispatch.start(Dispatcher(db.engine, own.vault, own.settings.public_url, client), stopped)
-    maintenance.run(own, db.engine, stopped, SWEEP_SECONDS)
-    sending.join()
+    try:
+        maintenance.run(own, db.engine, stopped, SWEEP_SECONDS)
+    finally:  # one without the other is no scheduler
+        stopped.set()
+        sending.join()
     if not asked_to_stop:
         raise SystemExit(1)
 

@@ -24,7 +24,7 @@ from openremedy import __version__, meters, outgoing
 from openremedy.crypto import Vault
 from openremedy.errors import NotFound
 from openremedy.incidents import stamp, with_evidence
-from openremedy.models import MessageState, OutgoingEndpoint, Recipe, Tenant, TimelineEntry, now
+from openremedy.models import Event, IncidentStatus, MessageState, OutgoingEndpoint, Recipe, Tenant, TimelineEntry, now
 from openremedy.outgoing import TEST
 from openremedy.outgoing_bodies import body_of
 from openremedy.outgoing_client import Answer, OutgoingClient
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 MOST = 32  # posts at once of this process
 MOST_OF_ONE = 4  # of them to the same endpoint
+MOST_OF_TENANT = 8  # of them of the same tenant, so that its slow endpoints hold up nobody else's
 LOOK = 1.0  # seconds between two looks at the database
 LAST_WAIT = 8.0  # seconds for what is under way when it is stopped; the rest is sent again by the next process
 
@@ -49,7 +50,9 @@ class Dispatcher:
     vault: Vault
     public_url: str
     client: OutgoingClient
-    _at: Counter[int] = field(default_factory=Counter)  # posts under way, by endpoint
+    # Posts under way, by endpoint and by tenant.
+    _at: Counter[int] = field(default_factory=Counter)
+    _of: Counter[int] = field(default_factory=Counter)
 
     async def run(self, stopped: threading.Event) -> None:
         """Send what is due until stopped; an absent database is waited for."""
@@ -70,11 +73,12 @@ class Dispatcher:
 
     def _claimed(self, places: int) -> Iterator[Mapping[str, Any]]:
         """One after another, so that those before an error are on their way."""
-        for endpoint_id in outgoing.due(self.engine) if places > 0 else ():
-            free = min(MOST_OF_ONE - self._at[endpoint_id], places)
+        for tenant_id, endpoint_id in outgoing.due(self.engine) if places > 0 else ():
+            free = min(MOST_OF_ONE - self._at[endpoint_id], MOST_OF_TENANT - self._of[tenant_id], places)
             if free > 0:
                 of_one = outgoing.claim(self.engine, endpoint_id, free)
                 self._at[endpoint_id] += len(of_one)
+                self._of[tenant_id] += len(of_one)
                 places -= len(of_one)
                 yield from of_one
 
@@ -82,14 +86,8 @@ class Dispatcher:
         """Make it, post it, and write what came of it."""
         began = time.monotonic()
         try:
-            try:
-                url, headers, body = self._letter(message)
-                answer = await self.client.post(url, headers, body)
-                message = {**message, "body": body}
-            except Gone as error:
-                answer = Answer(error=str(error), final=True)
-            except InvalidToken:
-                answer = Answer(error="ENCRYPTION_KEYS lacks the key of this endpoint")
+            body, answer = await self._attempt(message)
+            message = {**message, "body": body}
             milliseconds = round((time.monotonic() - began) * 1000)
             state = outgoing.settle(self.engine, message, answer, milliseconds)
             _tell(message, answer, state, milliseconds)
@@ -98,6 +96,23 @@ class Dispatcher:
             log.error("dispatch.not_settled", message_id=str(message["id"]), error=type(error).__name__)
         finally:
             self._at[message["endpoint_id"]] -= 1
+            self._of[message["tenant_id"]] -= 1
+
+    async def _attempt(self, message: Mapping[str, Any]) -> tuple[bytes | None, Answer]:
+        """The body, as far as there is one, and what came of posting it."""
+        body: bytes | None = message["body"]
+        try:
+            url, headers, body = self._letter(message)
+            return body, await self.client.post(url, headers, body)
+        except Gone as error:
+            return body, Answer(error=str(error), final=True)
+        except InvalidToken:
+            return body, Answer(error="ENCRYPTION_KEYS lacks the key of this endpoint")
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # whatever it is: not settled, it would be posted each minute for ever
+            log.exception("dispatch.broken", message_id=str(message["id"]))
+            return body, Answer(error=f"it could not be sent ({type(error).__name__})")
 
     # ------------------------------------------------------------ what is posted
 
@@ -142,13 +157,15 @@ class Dispatcher:
         return {"type": kind, "timestamp": stamp(message["created_at"]), "data": data}
 
     def _of_incident(self, session: Session, tenant: Tenant, message: Mapping[str, Any]) -> dict[str, Any]:
-        line = session.get(TimelineEntry, message["timeline_id"])
+        line = session.get(TimelineEntry, message["timeline_id"]) if message["timeline_id"] else None
         try:
             incident = with_evidence(session, tenant.id, message["incident_id"])
         except NotFound as error:
             raise Gone("the incident was deleted") from error
         slug = incident["verdict"]["recipe"] if incident["verdict"] else None
         recipe = session.scalar(select(Recipe).where(Recipe.tenant_id == tenant.id, Recipe.slug == slug))
+        if message["event"] == Event.ACCEPTED:
+            _check_accepted(incident, recipe, line.detail.get("recipe") if line else None)
         return {
             "url": f"{self.public_url}/t/{tenant.slug}/incidents/{incident['id']}",
             "actor": line.actor if line else None,
@@ -156,6 +173,18 @@ class Dispatcher:
             "incident": incident,
             "recipe": _recipe(recipe) if recipe else None,
         }
+
+
+def _check_accepted(incident: Mapping[str, Any], recipe: Recipe | None, accepted: str | None) -> None:
+    """Raise Gone unless what a person has accepted still stands: an engine may carry it out. Minutes or days can lie
+    between the two.
+    """
+    if incident["status"] == IncidentStatus.RESOLVED:
+        raise Gone("the incident is over by now")
+    if accepted is None or (incident["verdict"]["tier"], incident["verdict"]["recipe"]) != ("person", accepted):
+        raise Gone("the recipe that was accepted is not the verdict any more")
+    if recipe is None or not recipe.enabled:
+        raise Gone("the recipe that was accepted is switched off or gone")
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

@@ -432,6 +432,7 @@ def feedback(
         if current and current["tier"] == "person" and current["recipe"] == chosen:
             return
         suggested = current["recipe"] if current else None
+        accepted = _accepts_anew(connection, incident, chosen)
         connection.execute(
             insert(table(Feedback)),
             {
@@ -444,11 +445,17 @@ def feedback(
             },
         )
         _person_verdict(connection, incident, chosen, answer, actor.name)
-        # What is over needs no remedy any more: who looks back and answers starts nothing.
-        accepted = chosen is not None and incident["status"] != IncidentStatus.RESOLVED
         said = {"answer": answer, "recipe": chosen} | ({"accepted": True} if accepted else {})
         say(connection, tenant_id, incident_id, "feedback", actor.name, **said)
         audit.write(connection, actor, tenant_id, "verdict.answered", str(incident_id), answer=answer, recipe=chosen)
+
+
+def _accepts_anew(connection: Connection, incident: Any, chosen: str | None) -> bool:
+    """Whether an engine should hear of it: not of what is over, and not twice of the same recipe in a row."""
+    if chosen is None or incident["status"] == IncidentStatus.RESOLVED:
+        return False
+    said_last = select(Feedback.recipe).where(Feedback.incident_id == incident["id"]).order_by(Feedback.id.desc())
+    return connection.scalar(said_last.limit(1)) != chosen
 
 
 def _current(connection: Connection, verdict_id: uuid.UUID | None) -> Any:

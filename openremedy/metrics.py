@@ -18,7 +18,18 @@ from config import Settings
 from openremedy import __version__, meters, sources
 from openremedy.errors import Unauthorized
 from openremedy.extensions import db
-from openremedy.models import Incident, IncidentStatus, MessageState, ModelState, OutgoingMessage, Source, Triage, now
+from openremedy.models import (
+    Incident,
+    IncidentStatus,
+    MessageState,
+    ModelState,
+    OutgoingEndpoint,
+    OutgoingMessage,
+    Source,
+    Tenant,
+    Triage,
+    now,
+)
 from openremedy.services import services
 
 log = structlog.get_logger()
@@ -108,8 +119,15 @@ def _silent(connection: Connection) -> Metric:
 
 
 def _outgoing(connection: Connection) -> Iterator[Metric]:
-    waits = OutgoingMessage.state == MessageState.PENDING
-    count, oldest = connection.execute(select(func.count(), func.min(OutgoingMessage.since)).where(waits)).one()
+    """Of those that can be sent: what waits for an endpoint or a tenant to be switched on is nobody's trouble."""
+    waiting = (
+        select(func.count(), func.min(OutgoingMessage.since))
+        .join(OutgoingEndpoint, OutgoingEndpoint.id == OutgoingMessage.endpoint_id)
+        .join(Tenant, Tenant.id == OutgoingEndpoint.tenant_id)
+        .where(OutgoingMessage.state == MessageState.PENDING)
+        .where(OutgoingEndpoint.disabled_at.is_(None), Tenant.disabled_at.is_(None))
+    )
+    count, oldest = connection.execute(waiting).one()
     yield _gauge("outgoing_waiting", "Outgoing messages that are not sent yet.", {}, count)
     age = max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
     yield _gauge("oldest_outgoing_seconds", "For how long the oldest of them has waited.", {}, age)

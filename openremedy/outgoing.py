@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address
+from itertools import accumulate
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,7 +104,7 @@ def add_endpoint(
     if not wanted.url:
         raise Invalid(fields={"url": ["Must not be empty."]})
     # Two at once: the second waits here and then counts the first.
-    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
     if len(list_endpoints(session, tenant_id)) >= MAX_ENDPOINTS:
         raise Conflict(f"This tenant has {MAX_ENDPOINTS} endpoints already; remove one that is not used.")
     secret = _new_secret()
@@ -120,10 +121,16 @@ def edit_endpoint(
 ) -> None:
     """Change it. Raises Invalid, Conflict."""
     session.refresh(endpoint, with_for_update={"key_share": True})
+    shape, host = endpoint.shape, endpoint.host
     with unique(session, f"There is an endpoint {wanted.name!r} already."):
         _apply(vault, endpoint, wanted, allow_private)
+        endpoint.retry_at = None  # whoever has just mended something wants to see that it works
+        if endpoint.shape is not shape:
+            unsent = (_messages.c.endpoint_id == endpoint.id) & (_messages.c.state != MessageState.SENT)
+            session.execute(update(_messages).where(unsent).values(body=None))
         changed = [name for name in ("url", "header") if getattr(wanted, name)]
-        session.add(audit.line(actor, endpoint.tenant_id, "outgoing.changed", endpoint.name, secrets=changed))
+        where = {"host": [host, endpoint.host]} if host != endpoint.host else {}
+        session.add(audit.line(actor, endpoint.tenant_id, "outgoing.changed", endpoint.name, secrets=changed, **where))
 
 
 def _apply(vault: Vault, endpoint: OutgoingEndpoint, wanted: Wanted, allow_private: bool) -> None:
@@ -135,7 +142,12 @@ def _apply(vault: Vault, endpoint: OutgoingEndpoint, wanted: Wanted, allow_priva
     endpoint.shape = wanted.shape
     endpoint.events = [str(one) for one in Event if one in wanted.events]
     if wanted.url:
-        endpoint.host = host_of(wanted.url, allow_private=allow_private)
+        host = host_of(wanted.url, allow_private=allow_private)
+        if endpoint.locked_header and host != endpoint.host and not (wanted.header or wanted.no_header):
+            # Else whoever may change the address could read the header, which is shown to nobody.
+            words = "The address is at another host: type the header again, or say that none is sent."
+            raise Invalid(fields={"header": [words]})
+        endpoint.host = host
         endpoint.locked_url = vault.lock(wanted.url)
     if wanted.header or wanted.no_header:
         endpoint.locked_header = vault.lock(_header(wanted.header)) if wanted.header else None
@@ -195,13 +207,16 @@ def rotate_secret(session: Session, vault: Vault, endpoint: OutgoingEndpoint, ac
 
 
 def set_disabled(session: Session, endpoint: OutgoingEndpoint, disabled: bool, actor: Actor) -> None:
-    """Queue and send nothing for it, or do so again, at once. Again changes nothing."""
+    """Queue and send nothing for it, or do so again, what waited first. Again changes nothing."""
     session.refresh(endpoint, with_for_update={"key_share": True})
     if disabled == (endpoint.disabled_at is not None):
         return
     endpoint.disabled_at = now() if disabled else None
     endpoint.disabled_reason = None
     endpoint.failures, endpoint.failing_since, endpoint.retry_at = 0, None, None
+    if not disabled:
+        waits = (_messages.c.endpoint_id == endpoint.id) & (_messages.c.state == MessageState.PENDING)
+        session.execute(update(_messages).where(waits).values(since=now(), next_at=now()))
     action = "outgoing.disabled" if disabled else "outgoing.enabled"
     session.add(audit.line(actor, endpoint.tenant_id, action, endpoint.name))
     session.commit()
@@ -222,7 +237,12 @@ def remove_endpoint(session: Session, endpoint: OutgoingEndpoint, actor: Actor) 
 def engines(session: Session, tenant_id: int) -> list[str]:
     """The names of those that an accepted recipe is handed to; a chat only reads of it."""
     live = [one for one in list_endpoints(session, tenant_id) if one.disabled_at is None]
-    return [one.name for one in live if Event.ACCEPTED in one.events and one.shape is not Shape.SLACK]
+    return [one.name for one in live if is_engine(one)]
+
+
+def is_engine(endpoint: OutgoingEndpoint) -> bool:
+    """Whether it may carry out what it is sent."""
+    return Event.ACCEPTED in endpoint.events and endpoint.shape is not Shape.SLACK
 
 
 # ---------------------------------------------------------------- messages as people see them
@@ -272,11 +292,13 @@ def send_test(session: Session, endpoint: OutgoingEndpoint, actor: Actor) -> Out
 
 
 def send_again(session: Session, endpoint: OutgoingEndpoint, message: OutgoingMessage, actor: Actor) -> None:
-    """Try a message once more from now on, with the id that it had. Raises Conflict."""
+    """Try a message once more from now on, with the id that it had; one that waits is left. Raises Conflict."""
+    session.refresh(endpoint, with_for_update={"key_share": True})
     if endpoint.disabled_at:
         raise Conflict("This endpoint is switched off.")
-    session.refresh(endpoint, with_for_update={"key_share": True})
     session.refresh(message, with_for_update=True)
+    if message.state is MessageState.PENDING:  # it may be under way at this moment
+        return
     message.state = MessageState.PENDING
     message.since = message.next_at = now()
     endpoint.retry_at = None
@@ -287,25 +309,22 @@ def send_again(session: Session, endpoint: OutgoingEndpoint, message: OutgoingMe
 # ---------------------------------------------------------------- messages as they are sent
 
 
-def due(engine: Engine) -> list[int]:
-    """The endpoints that a message waits for and that may be tried now."""
+def due(engine: Engine) -> list[tuple[int, int]]:
+    """Tenant and id of the endpoints that a message waits for and that may be tried now, the longest wait first."""
     moment = now()
-    waits = (
-        select(OutgoingMessage.id)
-        .where(
-            OutgoingMessage.endpoint_id == OutgoingEndpoint.id,
-            OutgoingMessage.state == MessageState.PENDING,
-            OutgoingMessage.next_at <= moment,
-        )
-        .exists()
+    oldest = (
+        select(func.min(OutgoingMessage.next_at))
+        .where(OutgoingMessage.endpoint_id == OutgoingEndpoint.id, OutgoingMessage.state == MessageState.PENDING)
+        .scalar_subquery()
     )
     statement = (
-        select(OutgoingEndpoint.id)
+        select(OutgoingEndpoint.tenant_id, OutgoingEndpoint.id)
         .join(Tenant, Tenant.id == OutgoingEndpoint.tenant_id)
-        .where(_may_be_tried(moment), Tenant.disabled_at.is_(None), waits)
+        .where(_may_be_tried(moment), Tenant.disabled_at.is_(None), oldest <= moment)
+        .order_by(oldest)
     )
     with engine.connect().execution_options(sqlite_readonly=True) as connection:
-        return list(connection.scalars(statement))
+        return [(row.tenant_id, row.id) for row in connection.execute(statement)]
 
 
 def _may_be_tried(moment: datetime) -> Any:
@@ -348,7 +367,8 @@ def _free(endpoint_id: int, moment: datetime, places: int) -> Select[Any]:
             _messages.c.state == MessageState.PENDING,
             _messages.c.next_at <= moment,
         )
-        .order_by(_messages.c.next_at)
+        # A test first: somebody waits for what it says.
+        .order_by(_messages.c.incident_id.is_not(None), _messages.c.next_at)
         .limit(places)
         .with_for_update(skip_locked=True)
     )
@@ -365,7 +385,7 @@ def settle(engine: Engine, message: Mapping[str, Any], answer: Answer, milliseco
     if answer.well:
         values["state"] = MessageState.SENT
     else:
-        values["next_at"] = moment + timedelta(seconds=_pause(message["attempts"], answer))
+        values["next_at"] = moment + timedelta(seconds=_pause(moment - message["since"], answer))
         over = answer.final or values["next_at"] > message["since"] + TRIED_FOR
         values["state"] = MessageState.FAILED if over else MessageState.PENDING
     mine = (
@@ -387,8 +407,11 @@ def settle(engine: Engine, message: Mapping[str, Any], answer: Answer, milliseco
     return state
 
 
-def _pause(attempts: int, answer: Answer) -> int:
-    planned = SCHEDULE[min(attempts, len(SCHEDULE)) - 1]
+def _pause(tried_for: timedelta, answer: Answer) -> int:
+    """The step of the schedule that comes after so long, in seconds."""
+    passed = accumulate(SCHEDULE)
+    seconds = tried_for.total_seconds()
+    planned = next((step for step, until in zip(SCHEDULE, passed, strict=True) if until > seconds), SCHEDULE[-1])
     # A little apart, so that what failed together does not come back together.
     spread = planned + secrets.randbelow(max(1, planned // 4))
     return max(spread, answer.retry_after or 0)

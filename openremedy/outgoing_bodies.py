@@ -26,17 +26,25 @@ def _standard(told: Told) -> Told:
     return told
 
 
+_TOO_LONG = "It is longer than GitHub takes; see url."
+_LEFT_OUT_FOR_GITHUB: tuple[tuple[str, str, Any], ...] = (
+    ("incident", "evidence", {"left_out": _TOO_LONG}),
+    ("recipe", "steps", _TOO_LONG),
+    ("incident", "verdict", None),
+)
+
+
 def _awx(told: Told) -> Told:
     # Only as variables: a host of an alert must not choose the hosts of a playbook (`limit` takes patterns).
     return {"extra_vars": {"openremedy": dict(told)}}
 
 
 def _github(told: Told) -> Told:
-    payload = dict(told)
-    if len(compact(payload)) > MAX_GITHUB and told["data"]["incident"]:
-        lean = {**told["data"]["incident"], "evidence": {"left_out": "It is longer than GitHub takes; see url."}}
-        payload["data"] = {**told["data"], "incident": lean}
-    return {"event_type": told["type"], "client_payload": payload}
+    data = dict(told["data"])
+    for part, name, instead in _LEFT_OUT_FOR_GITHUB:
+        if len(compact({**told, "data": data}).encode("utf-8", "backslashreplace")) > MAX_GITHUB and data[part]:
+            data[part] = {**data[part], name: instead}
+    return {"event_type": told["type"], "client_payload": {**told, "data": data}}
 
 
 # ---------------------------------------------------------------- chat

@@ -21,6 +21,8 @@ from openremedy.clock import now
 TIMEOUT = 15.0  # seconds for all of it
 MAX_WAIT = 3600  # seconds of a Retry-After that are honoured
 _NAT64 = ip_network("64:ff9b::/96")
+_UNICAST = ip_network("2000::/3")  # all that is given out; whatever else there is carries or means something of its own
+_RESERVED = (ip_network("3fff::/20"), ip_network("192.88.99.0/24"))  # Python 3.11 does not know them as such
 
 
 class NotPublic(Exception):
@@ -52,9 +54,9 @@ def is_public(address: str) -> bool:
             inner = IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-        if found.is_site_local:  # given up by RFC 3879, and to ipaddress as good as any
+        if found not in _UNICAST:
             return False
-    return found.is_global and not found.is_multicast
+    return found.is_global and not found.is_multicast and not any(found in one for one in _RESERVED)
 
 
 class _Guarded(httpcore2.AnyIOBackend):
@@ -82,6 +84,7 @@ class OutgoingClient:
     """Posts; one per process, for its connections are kept."""
 
     def __init__(self, *, allow_private: bool, verify: ssl.SSLContext | None = None) -> None:
+        self._allow_private = allow_private
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=verify or ssl.create_default_context(),
             max_connections=64,
@@ -91,6 +94,8 @@ class OutgoingClient:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Post it once; whatever goes wrong is in the answer."""
+        if not (self._allow_private or url.startswith("https://")):
+            return Answer(error="its address is not https; OPENREMEDY_OUTGOING_ALLOW_PRIVATE would allow it")
         try:
             async with asyncio.timeout(TIMEOUT):
                 return await self._post(url, headers, body)
@@ -100,8 +105,8 @@ class OutgoingClient:
             return Answer(error=f"no answer within {TIMEOUT:.0f} seconds")
         except httpcore2.ConnectError as error:
             return Answer(error=f"cannot be connected to: {_reason(error)}")
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as error:
-            return Answer(error=f"the connection broke ({type(error).__name__})")
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, OSError) as error:
+            return Answer(error=f"the connection broke ({type(error).__name__})")  # OSError: TLS after its handshake
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         sent = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
@@ -137,6 +142,6 @@ def _seconds(text: str) -> int | None:
         return min(int(text[:9]), MAX_WAIT)
     try:
         wait = (parsedate_to_datetime(text) - now()).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return min(max(0, round(wait)), MAX_WAIT)

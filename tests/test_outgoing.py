@@ -3,6 +3,9 @@
 import asyncio
 import dataclasses
 import json
+import socket
+import ssl
+import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,13 +29,25 @@ from openremedy.audit import COMMAND_LINE, Actor, Filters
 from openremedy.dispatch import Dispatcher, start
 from openremedy.errors import Conflict, Invalid
 from openremedy.extensions import db
-from openremedy.models import Event, MessageState, OutgoingEndpoint, OutgoingMessage, Shape, as_if_at, now, table
+from openremedy.models import (
+    Event,
+    Incident,
+    MessageState,
+    OutgoingEndpoint,
+    OutgoingMessage,
+    Recipe,
+    Shape,
+    Verdict,
+    as_if_at,
+    now,
+    table,
+)
 from openremedy.outgoing import Wanted
 from openremedy.outgoing_bodies import body_of
 from openremedy.outgoing_client import Answer, OutgoingClient, is_public
 from openremedy.services import services
 from receiver import Receiver
-from services import until
+from services import free_port, until
 from stack import Stack
 
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -276,7 +291,241 @@ def test_an_accepted_recipe_is_handed_over_with_its_steps_and_the_incident_says_
     assert (line["kind"], line["actor"], line["detail"]) == ("handed_over", "rundeck-prod", {"status": 204})
 
 
+def say_verdict(app: Flask, tenant: Tenant, incident_id: str, recipe: str) -> None:
+    """As if a worker had given another verdict meanwhile."""
+    with app.app_context(), db.engine.begin() as connection:
+        row = connection.execute(select(*table(Verdict).c).limit(1)).mappings().one()
+        other = {**row, "id": uuid.uuid4(), "tier": "model", "recipe": recipe, "incident_id": uuid.UUID(incident_id)}
+        connection.execute(table(Verdict).insert(), other)
+        connection.execute(update(table(Incident)).values(verdict_id=other["id"]))
+
+
+@pytest.mark.parametrize("meanwhile", ["another verdict", "none fits", "resolved", "recipe gone"])
+@ON_ONE
+def test_a_recipe_that_was_accepted_is_not_handed_over_when_that_does_not_stand_any_more(
+    app: Flask, alice: Tenant, hook: Receiver, meanwhile: str
+) -> None:
+    endpoint_id, _ = add(alice, hook.url, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    if meanwhile == "another verdict":
+        say_verdict(app, alice, incident_id, "backup-failed")
+    elif meanwhile == "none fits":
+        act(app, incidents.feedback, alice, incident_id, "none", None)
+    elif meanwhile == "resolved":
+        act(app, incidents.resolve, alice, incident_id)
+    else:
+        change(app, Recipe, enabled=False)
+    with sending(app):
+        (message,) = settled(app)
+    assert (hook.taken, message["state"]) == ([], "failed")
+    assert alice.get(f"/incidents/{incident_id}")["timeline"][-1]["kind"] == "hand_over_failed"
+    assert endpoint_row(app, endpoint_id)["failures"] == 0
+
+
+@ON_ONE
+def test_of_two_answers_before_the_post_only_the_last_is_handed_over(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    add(alice, hook.url, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    act(app, incidents.feedback, alice, incident_id, "correct", "backup-failed")
+    with sending(app):
+        settled(app, count=2)
+    assert [json.loads(one.body)["data"]["recipe"]["slug"] for one in hook.taken] == ["backup-failed"]
+
+
+@ON_ONE
+def test_the_same_recipe_accepted_again_after_a_fresh_verdict_is_not_handed_over_again(
+    app: Flask, alice: Tenant
+) -> None:
+    add(alice, PUBLIC, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    say_verdict(app, alice, incident_id, "disk-full")
+    act(app, incidents.feedback, alice, incident_id, "confirm", None)
+    assert events(app) == ["accepted"]
+
+
 # ---------------------------------------------------------------- what fails
+
+
+@ON_ONE
+def test_an_error_that_nobody_thought_of_is_an_attempt_that_failed(
+    app: Flask, alice: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> Answer:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(OutgoingClient, "post", broken)
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    alice.alert()
+    with sending(app):
+        (message,) = settled(app)
+    assert message["log"][0]["error"] == "it could not be sent (ZeroDivisionError)"
+    assert endpoint_row(app, endpoint_id)["failures"] == 1
+
+
+def test_a_receiver_that_breaks_tls_after_its_handshake_is_a_failure(tmp_path: Path) -> None:
+    """As one does that asks for a certificate of ours: with TLS 1.3 it says so in its first answer."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject)
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    port = free_port()
+    server = ("openssl", "s_server", "-quiet", "-Verify", "1", "-accept", str(port))
+    verify = ssl.create_default_context(cafile=str(certificate))
+
+    async def post() -> Answer:
+        return await OutgoingClient(allow_private=True, verify=verify).post(f"https://localhost:{port}/", {}, b"{}")
+
+    with subprocess.Popen(
+        [*server, "-cert", str(certificate), "-key", str(key)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            until(lambda: _listens(port), "the server listens")
+            answer = asyncio.run(post())
+        finally:
+            process.terminate()
+    assert (answer.status, answer.well) == (None, False)
+    assert "broke" in str(answer.error)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-5", "99999999999999999999999 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37", "1e9"]
+)
+@ON_ONE
+def test_a_strange_retry_after_is_none(app: Flask, alice: Tenant, hook: Receiver, text: str) -> None:
+    hook.answers = lambda _number: (503, {"Retry-After": text})
+    add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    with sending(app):
+        (message,) = settled(app)
+    assert message["log"][0]["error"] == "answered 503"
+    assert message["next_at"] < now() + timedelta(seconds=10)
+
+
+@ON_ONE
+def test_slow_endpoints_of_one_tenant_leave_places_to_another(
+    app: Flask, alice: Tenant, charlie: Tenant, hook: Receiver
+) -> None:
+    with Receiver() as slow:
+        slow.held = threading.Event()
+        for number in range(10):
+            add(alice, slow.url, Event.CREATED, name=f"slow-{number}")
+        for number in range(5):
+            alice.alert(hostname=f"h{number}")
+        add(charlie, hook.url, Event.CREATED)
+        with sending(app):
+            until(lambda: len(slow.taken) == 8, "as many as one tenant may have hang")
+            charlie.alert()
+            until(lambda: hook.taken, "the other tenant is served")
+            slow.held.set()
+            until(lambda: len(slow.taken) == 50, "and all the rest")
+        assert slow.most_at_once == 8
+
+
+def test_the_schedule_is_told_by_how_long_a_message_was_tried() -> None:
+    answer = Answer(500, "answered 500")
+    steps = [(0, 5), (6, 60), (70, 300), (400, 1800), (2200, 7200), (9400, 18000), (28000, 28800), (200_000, 28800)]
+    for passed, step in steps:
+        assert step <= outgoing._pause(timedelta(seconds=passed), answer) <= step * 1.25 + 1
+
+
+def edit(app: Flask, tenant: Tenant, endpoint_id: int, wanted: Wanted) -> None:
+    with app.app_context():
+        endpoint = outgoing.get_endpoint(db.session(), tenant.id, str(endpoint_id))
+        outgoing.edit_endpoint(db.session(), services().vault, endpoint, wanted, COMMAND_LINE, allow_private=False)
+
+
+@ON_ONE
+def test_a_header_does_not_follow_its_endpoint_to_another_host_unseen(app: Flask, alice: Tenant) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED, header="Authorization: Bearer of-the-engine")
+    elsewhere = Wanted("hook", Shape.STANDARD, [Event.CREATED], "https://evil.example/")
+    with pytest.raises(Invalid):
+        edit(app, alice, endpoint_id, elsewhere)
+    assert endpoint_row(app, endpoint_id)["host"] == "hooks.example.com"
+    edit(app, alice, endpoint_id, dataclasses.replace(elsewhere, no_header=True))
+    row = endpoint_row(app, endpoint_id)
+    assert (row["host"], row["locked_header"]) == ("evil.example", None)
+    with app.app_context():
+        (line,) = audit.every(db.engine, alice.id, Filters(action="outgoing.changed"))
+        assert line["detail"]["host"] == ["hooks.example.com", "evil.example"]
+
+
+@ON_ONE
+def test_another_format_is_that_of_what_waits_as_well(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    hook.answers = lambda number: (400 if number == 1 else 200, {})
+    endpoint_id, _ = add(alice, hook.url, Event.CREATED)
+    alice.alert()
+    with sending(app):
+        settled(app)
+        edit(app, alice, endpoint_id, Wanted("hook", Shape.SLACK, [Event.CREATED]))
+        at_once(app)
+        until(lambda: queued(app)[0]["state"] == "sent", "it was sent")
+    assert list(json.loads(hook.taken[1].body)) == ["text"]
+
+
+@ON_ONE
+def test_what_waited_is_tried_at_once_when_an_endpoint_is_switched_on_and_a_test_first(
+    app: Flask, alice: Tenant
+) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    for number in range(3):
+        alice.alert(hostname=f"h{number}")
+    long_ago = now() - timedelta(days=4)
+    change(app, OutgoingMessage, next_at=now() + timedelta(hours=8), since=long_ago)
+    tenant_id = alice.id
+    with app.app_context():
+        endpoint = outgoing.get_endpoint(db.session(), tenant_id, str(endpoint_id))
+        outgoing.set_disabled(db.session(), endpoint, True, COMMAND_LINE)
+        outgoing.set_disabled(db.session(), endpoint, False, COMMAND_LINE)
+        outgoing.send_test(db.session(), endpoint, COMMAND_LINE)
+        db.session.rollback()
+        assert outgoing.due(db.engine) == [(tenant_id, endpoint_id)]
+        claimed = outgoing.claim(db.engine, endpoint_id, 4)
+    assert sorted(one["event"] for one in claimed) == ["created", "created", "created", "test"]
+    assert min(one["since"] for one in claimed) > long_ago
+    change(app, OutgoingMessage, next_at=now() - timedelta(seconds=1))
+    with app.app_context():
+        (first,) = outgoing.claim(db.engine, endpoint_id, 1)
+    assert first["event"] == "test"
+
+
+@ON_ONE
+def test_one_that_waits_is_not_sent_again_beside_itself(app: Flask, alice: Tenant) -> None:
+    endpoint_id, _ = add(alice, PUBLIC, Event.CREATED)
+    alice.alert()
+    tenant_id = alice.id
+    with app.app_context():
+        (message,) = outgoing.claim(db.engine, endpoint_id, 1)
+        endpoint = outgoing.get_endpoint(db.session(), tenant_id, str(endpoint_id))
+        row = outgoing.get_message(db.session(), endpoint, str(message["id"]))
+        outgoing.send_again(db.session(), endpoint, row, COMMAND_LINE)
+        db.session.rollback()
+        assert outgoing.due(db.engine) == []
+
+
+@ON_ONE
+def test_a_sweep_that_breaks_ends_the_scheduler(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor starts the next one; with the thread that posts alone nothing would be swept any more."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(maintenance, "run", broken)
+    monkeypatch.setattr("openremedy.dispatch.LOOK", 0.02)
+    monkeypatch.setattr("openremedy.cli.signal.signal", lambda *_: None)
+    found = app.test_cli_runner().invoke(args=["scheduler"])
+    assert isinstance(found.exception, ZeroDivisionError)
+    assert "dispatch" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize(
@@ -557,6 +806,7 @@ def test_the_door_looks_endpoints_up_by_their_index(app: Flask, alice: Tenant, e
         *("224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.2.1", "::1", "::", "fe80::1%eth0", "fc00::1"),
         *("ff02::1", "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
         *("2002:7f00:1::", "2001:0:a9fe:a9fe:0:0:80ff:fffe", "fec0::1"),
+        *("64:ff9b:1::a9fe:a9fe", "::a9fe:a9fe", "::ffff:0:7f00:1", "5f00::1", "3fff::1", "192.88.99.1"),
     ],
 )
 def test_a_private_address_is_none_for_the_whole_internet(address: str) -> None:
@@ -594,7 +844,7 @@ def test_a_name_that_stands_for_a_private_address_is_posted_nothing(
     app: Flask, alice: Tenant, hook: Receiver, host: str
 ) -> None:
     port = hook.url.split(":")[2].split("/")[0]
-    add(alice, f"http://{host}:{port}/hook", Event.CREATED)
+    add(alice, f"https://{host}:{port}/hook", Event.CREATED)
     alice.alert()
     with sending(app, allow_private=False):
         (message,) = settled(app)
@@ -623,8 +873,8 @@ def test_a_name_that_changes_its_mind_is_connected_to_at_the_address_that_was_lo
     monkeypatch.setattr("httpcore2.AnyIOBackend.connect_tcp", connect)
 
     async def post() -> None:
-        with pytest.raises(OSError, match="nobody"):
-            await OutgoingClient(allow_private=False).post(f"http://rebinding.example:{port}/", {}, b"{}")
+        answer = await OutgoingClient(allow_private=False).post(f"https://rebinding.example:{port}/", {}, b"{}")
+        assert not answer.well
 
     asyncio.run(post())
     assert (asked, connected) == (["rebinding.example"], ["93.184.215.14"])
@@ -710,6 +960,9 @@ def test_what_is_too_long_for_github_goes_without_its_evidence() -> None:
     body = json.loads(body_of(Shape.GITHUB, told(evidence={"log": "x" * 70_000})))
     assert len(json.dumps(body["client_payload"])) < 60_000
     assert "left_out" in body["client_payload"]["data"]["incident"]["evidence"]
+    longer = told(evidence={"log": "ж" * 70_000}, verdict={"citations": ["ж" * 30_000]})
+    longer["data"]["recipe"]["steps"] = "ж" * 60_000
+    assert len(body_of(Shape.GITHUB, longer)) < 62_000
     assert body["client_payload"]["data"]["incident"]["hostname"] == "db-1"
 
 
@@ -845,3 +1098,12 @@ def test_the_receiver_of_the_documentation_takes_what_we_post_once(app: Flask, a
     assert room["handle"](taken.headers, taken.body) == "once is enough"
     with pytest.raises(WebhookVerificationError):
         room["handle"](taken.headers | {"webhook-id": "msg_another"}, taken.body)
+
+
+@ON_ONE
+def test_what_waits_for_an_endpoint_that_is_switched_off_is_nobodys_trouble(app: Flask, alice: Tenant) -> None:
+    add(alice, PUBLIC, Event.CREATED)
+    alice.alert()
+    assert "openremedy_outgoing_waiting 1.0" in app.test_client().get("/metrics").text
+    change(app, OutgoingEndpoint, disabled_at=now())
+    assert "openremedy_outgoing_waiting 0.0" in app.test_client().get("/metrics").text

@@ -80,7 +80,7 @@ _RECIPE = {
     "tags": "disk",
     "enabled": "true",
 }
-_ENDPOINT = {"shape": "standard", "events": "created", "url": "https://hooks.example.com/path"}
+_ENDPOINT = {"shape": "standard", "events": "created", "url": "https://hooks.example.com/of-a-test"}
 
 ROUTES: dict[str, Page | Form] = {
     # Signing in and one's own account
@@ -345,7 +345,12 @@ def _evaluation(tenant: Tenant) -> str:
 
 
 def _endpoint(tenant: Tenant) -> str:
-    wanted = Wanted(mark(tenant.slug), Shape.STANDARD, list(Event), f"https://hooks.example.com/{mark(tenant.slug)}")
+    wanted = Wanted(
+        mark(tenant.slug),
+        Shape.STANDARD,
+        [one for one in Event if one is not Event.ACCEPTED],
+        f"https://hooks.example.com/{mark(tenant.slug)}",
+    )
     found, _secret = outgoing.add_endpoint(
         db.session(), services().vault, tenant.id, wanted, COMMAND_LINE, allow_private=False
     )

@@ -129,6 +129,7 @@ def _page(endpoint: OutgoingEndpoint, made: str | None = None, problem: Problem 
         state=state,
         states=[("", "all"), *((str(one), str(one)) for one in MessageState)],
         shape_words=SHAPES[endpoint.shape],
+        engine=domain.is_engine(endpoint),
         grace_hours=round(domain.GRACE.total_seconds() / 3600),
         most=domain.SHOWN,
         **_form(now_chosen, problem),
