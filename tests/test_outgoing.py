@@ -838,7 +838,7 @@ def test_a_private_address_may_be_allowed_for_an_installation() -> None:
         outgoing.host_of("ftp://10.0.0.1/", allow_private=True)
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.1", "0x7f.1", "2130706433", "127.0.0.1.", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize("host", ["localhost", "127.1", "0x7f.1", "2130706433", "0177.0.0.1", "[::ffff:127.0.0.1]"])
 @ON_ONE
 def test_a_name_that_stands_for_a_private_address_is_posted_nothing(
     app: Flask, alice: Tenant, hook: Receiver, host: str
@@ -848,8 +848,16 @@ def test_a_name_that_stands_for_a_private_address_is_posted_nothing(
     alice.alert()
     with sending(app, allow_private=False):
         (message,) = settled(app)
+    assert "the host is at a private address" in message["log"][0]["error"]
+
+
+def test_what_was_added_while_plain_http_was_allowed_is_not_posted_when_it_is_not_any_more(
+    monkeypatch: pytest.MonkeyPatch, hook: Receiver
+) -> None:
+    monkeypatch.setattr("openremedy.outgoing_client.is_public", lambda _address: True)
+    answer = asyncio.run(OutgoingClient(allow_private=False).post(hook.url, {}, b"{}"))
+    assert "is not https" in str(answer.error)
     assert hook.taken == []
-    assert "private address" in message["log"][0]["error"] or "cannot be" in message["log"][0]["error"]
 
 
 def test_a_name_that_changes_its_mind_is_connected_to_at_the_address_that_was_looked_at(
