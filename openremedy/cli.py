@@ -17,18 +17,16 @@ from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from openremedy import audit, cookbook, deliveries, dispatch, maintenance, people, registry, sources, tenants
+from openremedy import audit, cookbook, deliveries, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
 from openremedy import replay as replays
 from openremedy.alerts import shown
 from openremedy.audit import COMMAND_LINE
-from openremedy.dispatch import Dispatcher
 from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.ids import parse_id
 from openremedy.incidents import stamp
 from openremedy.models import Role, User
-from openremedy.outgoing_client import OutgoingClient
 from openremedy.recipes import RecipeFileError, dump, parse
 from openremedy.services import services
 
@@ -449,6 +447,10 @@ def worker(burst: bool) -> None:
 @with_appcontext
 def scheduler() -> None:
     """Sweep every 30 seconds, close what is stale, delete what is old, post outgoing messages; several may run."""
+    # What it posts with takes a tenth of a second to import, and no web process needs it.
+    from openremedy import dispatch
+    from openremedy.outgoing_client import OutgoingClient
+
     stopped = threading.Event()
     asked_to_stop = []
 
@@ -460,7 +462,8 @@ def scheduler() -> None:
     signal.signal(signal.SIGINT, stop)
     own = services()
     client = OutgoingClient(allow_private=own.settings.outgoing_allow_private)
-    sending = dispatch.start(Dispatcher(db.engine, own.vault, own.settings.public_url, client), stopped)
+    dispatcher = dispatch.Dispatcher(db.engine, own.vault, own.settings.public_url, client)
+    sending = dispatch.start(dispatcher, stopped)
     try:
         maintenance.run(own, db.engine, stopped, SWEEP_SECONDS)
     finally:  # one without the other is no scheduler

@@ -123,7 +123,10 @@ class Dispatcher:
             endpoint = session.get(OutgoingEndpoint, message["endpoint_id"])
             if endpoint is None:
                 raise Gone("the endpoint was removed")
-            body = message["body"] or body_of(endpoint.shape, self._told(session, message))
+            body: bytes | None = message["body"]
+            if body is None or message["event"] == Event.ACCEPTED:  # whether that stands is looked at each time
+                told = self._told(session, message)
+                body = body or body_of(endpoint.shape, told)
             return self.vault.unlock(endpoint.locked_url), self._headers(endpoint, str(message["id"]), body), body
 
     def _headers(self, endpoint: OutgoingEndpoint, message_id: str, body: bytes) -> dict[str, str]:

@@ -178,7 +178,7 @@ def _prune_old(engine: Engine, limit: datetime, tenant_id: int | None, enough: C
         "deliveries": delete_old(Delivery, Delivery.received_at < limit),
         "incidents": delete_old(Incident, closed),
         "outgoing_messages": _delete_in_batches(
-            engine, OutgoingMessage, of(OutgoingMessage, OutgoingMessage.created_at < limit)
+            engine, OutgoingMessage, of(OutgoingMessage, OutgoingMessage.created_at < limit), enough
         ),
         "refusal_counts": _delete_all(engine, RefusalCount, of(RefusalCount, RefusalCount.minute < limit)),
         "token_usage": _delete_all(engine, TokenUsage, of(TokenUsage, TokenUsage.day < limit.date())),
@@ -220,16 +220,17 @@ def _delete_old(engine: Engine, model: Any, made: Any, old: Any, enough: Callabl
     return total
 
 
-def _delete_in_batches(engine: Engine, model: Any, condition: Any) -> int:
+def _delete_in_batches(engine: Engine, model: Any, condition: Any, enough: Callable[[], bool] = lambda: False) -> int:
     rows = table(model)
     total = 0
-    while True:
+    while not enough():
         some = select(rows.c.id).where(condition).limit(BATCH)
         with engine.begin() as connection:
             count = connection.execute(delete(rows).where(rows.c.id.in_(some))).rowcount
         total += count
         if count < BATCH:
-            return total
+            break
+    return total
 
 
 def _delete_all(engine: Engine, model: Any, condition: Any) -> int:

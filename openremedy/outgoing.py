@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from openremedy import audit
+from openremedy.addresses import is_public
 from openremedy.audit import Actor
 from openremedy.crypto import Vault
 from openremedy.errors import Conflict, Invalid, NotFound
@@ -35,8 +36,10 @@ from openremedy.models import (
     now,
     table,
 )
-from openremedy.outgoing_client import Answer, is_public
 from openremedy.tenants import label, unique
+
+if TYPE_CHECKING:  # what it brings along takes a tenth of a second, and a web process posts nothing
+    from openremedy.outgoing_client import Answer
 
 SECRET = "whsec_"  # nosec B105 # noqa: S105 - the prefix that the Standard Webhooks have for it
 GRACE = timedelta(hours=24)  # for which a secret that was rotated out signs as well
@@ -374,7 +377,7 @@ def _free(endpoint_id: int, moment: datetime, places: int) -> Select[Any]:
     )
 
 
-def settle(engine: Engine, message: Mapping[str, Any], answer: Answer, milliseconds: int) -> MessageState | None:
+def settle(engine: Engine, message: Mapping[str, Any], answer: "Answer", milliseconds: int) -> MessageState | None:
     """Write what came of an attempt, to the message, to its endpoint and, where it is a hand-over, to the incident.
 
     Returns the state of the message, or None where it is somebody else's by now.
@@ -407,7 +410,7 @@ def settle(engine: Engine, message: Mapping[str, Any], answer: Answer, milliseco
     return state
 
 
-def _pause(tried_for: timedelta, answer: Answer) -> int:
+def _pause(tried_for: timedelta, answer: "Answer") -> int:
     """The step of the schedule that comes after so long, in seconds."""
     passed = accumulate(SCHEDULE)
     seconds = tried_for.total_seconds()
@@ -417,7 +420,7 @@ def _pause(tried_for: timedelta, answer: Answer) -> int:
     return max(spread, answer.retry_after or 0)
 
 
-def _note(connection: Connection, endpoint: RowMapping, answer: Answer, moment: datetime) -> None:
+def _note(connection: Connection, endpoint: RowMapping, answer: "Answer", moment: datetime) -> None:
     changes = _well() if answer.well else _badly(endpoint, answer, moment)
     connection.execute(update(_endpoints).where(_endpoints.c.id == endpoint["id"]).values(changes))
     if reason := changes.get("disabled_reason"):
@@ -430,7 +433,7 @@ def _well() -> dict[str, Any]:
     return {"failures": 0, "failing_since": None, "retry_at": None, "last_sent_at": now()}
 
 
-def _badly(endpoint: RowMapping, answer: Answer, moment: datetime) -> dict[str, Any]:
+def _badly(endpoint: RowMapping, answer: "Answer", moment: datetime) -> dict[str, Any]:
     failures = endpoint["failures"] + 1
     pause = max(min(FIRST_PAUSE * 2 ** min(failures - 1, 20), LONGEST_PAUSE), answer.retry_after or 0)
     since = endpoint["failing_since"] or moment
@@ -443,7 +446,7 @@ def _badly(endpoint: RowMapping, answer: Answer, moment: datetime) -> dict[str, 
     return changes
 
 
-def _say_handed_over(connection: Connection, message: Mapping[str, Any], name: str, answer: Answer) -> None:
+def _say_handed_over(connection: Connection, message: Mapping[str, Any], name: str, answer: "Answer") -> None:
     known = select(Incident.id).where(Incident.id == message["incident_id"])
     if connection.scalar(known) is None:
         return

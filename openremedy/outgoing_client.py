@@ -11,18 +11,15 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 import httpcore2
 
+from openremedy.addresses import is_public
 from openremedy.clock import now
 
 TIMEOUT = 15.0  # seconds for all of it
 MAX_WAIT = 3600  # seconds of a Retry-After that are honoured
-_NAT64 = ip_network("64:ff9b::/96")
-_UNICAST = ip_network("2000::/3")  # all that is given out; whatever else there is carries or means something of its own
-_RESERVED = (ip_network("3fff::/20"), ip_network("192.88.99.0/24"))  # Python 3.11 does not know them as such
 
 
 class NotPublic(Exception):
@@ -45,20 +42,6 @@ class Answer:
         return self.error is None
 
 
-def is_public(address: str) -> bool:
-    """Whether the whole internet may be meant by it. Looks also at the IPv4 address that an IPv6 one carries."""
-    found = ip_address(address.partition("%")[0])
-    if isinstance(found, IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if found in _NAT64:
-            inner = IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if found not in _UNICAST:
-            return False
-    return found.is_global and not found.is_multicast and not any(found in one for one in _RESERVED)
-
-
 class _Guarded(httpcore2.AnyIOBackend):
     """Connects to what a name stands for, if all of that is public."""
 
@@ -77,7 +60,13 @@ class _Guarded(httpcore2.AnyIOBackend):
         addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
         if not all(map(is_public, addresses)):
             raise NotPublic("the host is at a private address; OPENREMEDY_OUTGOING_ALLOW_PRIVATE would allow it")
-        return await super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        failed: httpcore2.ConnectError | None = None
+        for address in addresses:  # a host of IPv4 alone may be told an IPv6 one first
+            try:
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore2.ConnectError as error:
+                failed = error
+        raise failed or httpcore2.ConnectError("the name of the host stands for no address")
 
 
 class OutgoingClient:

@@ -123,7 +123,7 @@ def span(name: str, **facts: Any) -> Iterator[Any]:
     with began as one:
         try:
             yield lambda **more: one.set_attributes(more)
-        except Exception as error:
+        except Exception as error:  # told of and raised again
             one.set_status(StatusCode.ERROR, type(error).__name__)
             raise
 

@@ -222,7 +222,7 @@ def test_the_web_process_never_imports_the_model_s_client_or_the_matcher(house: 
     loaded = set(done.stdout.split())
     assert "openremedy.webhooks" in loaded
     heavy = {"openai", "numpy", "openremedy.classifier.lexical", "openremedy.classification", "openremedy.evaluation"}
-    heavy |= {"openremedy.benchmark", "openremedy.measuring"}
+    heavy |= {"openremedy.benchmark", "openremedy.measuring", "openremedy.dispatch", "httpcore2"}
     assert not loaded & heavy
 
 

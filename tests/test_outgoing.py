@@ -25,6 +25,7 @@ from cast import Tenant
 from config import Settings
 from leaks import watch
 from openremedy import audit, incidents, maintenance, outgoing
+from openremedy.addresses import is_public
 from openremedy.audit import COMMAND_LINE, Actor, Filters
 from openremedy.dispatch import Dispatcher, start
 from openremedy.errors import Conflict, Invalid
@@ -44,7 +45,7 @@ from openremedy.models import (
 )
 from openremedy.outgoing import Wanted
 from openremedy.outgoing_bodies import body_of
-from openremedy.outgoing_client import Answer, OutgoingClient, is_public
+from openremedy.outgoing_client import Answer, OutgoingClient, _Guarded
 from openremedy.services import services
 from receiver import Receiver
 from services import free_port, until
@@ -321,6 +322,21 @@ def test_a_recipe_that_was_accepted_is_not_handed_over_when_that_does_not_stand_
     assert (hook.taken, message["state"]) == ([], "failed")
     assert alice.get(f"/incidents/{incident_id}")["timeline"][-1]["kind"] == "hand_over_failed"
     assert endpoint_row(app, endpoint_id)["failures"] == 0
+
+
+@ON_ONE
+def test_what_was_accepted_is_looked_at_before_each_attempt(app: Flask, alice: Tenant, hook: Receiver) -> None:
+    hook.answers = lambda _number: (503, {})
+    add(alice, hook.url, Event.ACCEPTED)
+    incident_id = alice.alert()["incident_id"]
+    act(app, incidents.feedback, alice, incident_id, "correct", "disk-full")
+    with sending(app):
+        settled(app)
+        act(app, incidents.resolve, alice, incident_id)
+        at_once(app)
+        until(lambda: queued(app)[0]["state"] == "failed", "it was given up")
+    assert len(hook.taken) == 1
+    assert queued(app)[0]["log"][-1]["error"] == "the incident is over by now"
 
 
 @ON_ONE
@@ -887,6 +903,27 @@ def test_a_name_that_changes_its_mind_is_connected_to_at_the_address_that_was_lo
     asyncio.run(post())
     assert (asked, connected) == (["rebinding.example"], ["93.184.215.14"])
     assert hook.taken == []
+
+
+def test_where_the_first_address_of_a_name_does_not_answer_the_next_is_tried(
+    monkeypatch: pytest.MonkeyPatch, hook: Receiver
+) -> None:
+    port = int(hook.url.split(":")[2].split("/")[0])
+
+    async def resolve(*_: Any, **__: Any) -> Any:
+        return [(2, 1, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]  # the first: nobody is there
+
+    monkeypatch.setattr("asyncio.BaseEventLoop.getaddrinfo", resolve)
+    monkeypatch.setattr("openremedy.outgoing_client.is_public", lambda _address: True)
+
+    async def connect() -> str:
+        stream = await _Guarded().connect_tcp("a-name", port, timeout=5)
+        try:
+            return str(stream.get_extra_info("server_addr")[0])
+        finally:
+            await stream.aclose()
+
+    assert asyncio.run(connect()) == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

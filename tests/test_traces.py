@@ -114,7 +114,7 @@ with app.app_context(), traces.span("probe"):
             again = text("INSERT INTO tenants (slug) SELECT slug || cast(:canary AS text) FROM tenants WHERE id < 0")
             connection.execute(again, {"canary": "canary"})
             connection.execute(text("SELECT cast(:canary AS integer)"), {"canary": "canary"})
-    except Exception as error:
+    except Exception as error:  # which one it is differs from database to database
         print(type(error).__name__)
 try:
     with traces.span("failing"):
