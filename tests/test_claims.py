@@ -5,6 +5,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import chain, repeat
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -426,7 +427,7 @@ def test_pruning_stops_when_it_is_told_to_and_goes_on_the_next_time(
     monkeypatch.setattr(maintenance, "BATCH", 2)
     for number in range(5):
         resolved(alice, 91 + number)
-    asked = iter([False, False, True, True])
+    asked = chain([False, False], repeat(True))
     first = maintenance.prune(engine, 90, lambda: next(asked))
     assert (first["deliveries"], first["incidents"]) == (4, 0)
     second = maintenance.prune(engine, 90)
