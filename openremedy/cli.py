@@ -1,13 +1,11 @@
 """The command line: `flask …` from the repository root. With `--json` only the answer goes to standard output."""
 
 import json
-import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,13 +13,14 @@ from typing import Any
 import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from openremedy import audit, cookbook, deliveries, maintenance, people, registry, sources, tenants
 from openremedy import doctor as doctor_checks
 from openremedy import replay as replays
 from openremedy.alerts import shown
 from openremedy.audit import COMMAND_LINE
+from openremedy.cli_outgoing import outgoing
+from openremedy.commands import answering, real, value_of
 from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.ids import parse_id
@@ -37,44 +36,10 @@ ROLES = click.Choice([str(role) for role in Role])
 
 def register(app: Flask) -> None:
     """Give the application its commands."""
-    for command in (tenant, source, user, token, recipe, classify):
+    for command in (tenant, source, outgoing, user, token, recipe, classify):
         app.cli.add_command(command)
     for single in (worker, scheduler, sweep, prune, replay, doctor, demo):
         app.cli.add_command(single)
-
-
-def answering(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--json`: the command returns (answer, text) and this prints the one that was asked for.
-
-    What a person is told besides goes to standard error. A Problem becomes one line and exit code 1.
-    """
-
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-    @wraps(command)
-    def run(as_json: bool, **arguments: Any) -> None:
-        try:
-            answer, text = command(**arguments)
-        except Problem as problem:
-            raise click.ClickException(problem.sentence()) from problem
-        except (OperationalError, ProgrammingError) as error:
-            # Without the statement: it may hold what must not be shown.
-            raise click.ClickException(
-                f"The database cannot be used ({type(error.orig).__name__}); flask doctor says why."
-            ) from error
-        click.echo(json.dumps(answer) if as_json else text)
-
-    return run
-
-
-def _value(given: str | None) -> str | None:
-    """An option's value; `-` reads it from standard input, so that it stays out of the process list."""
-    return sys.stdin.readline().rstrip("\r\n") if given == "-" else given
-
-
-def _real(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):  # click's range lets it through
-        raise click.BadParameter("is no number.")
-    return value
 
 
 # ---------------------------------------------------------------- tenants
@@ -89,7 +54,7 @@ tenant = AppGroup("tenant", help="Tenants and their webhook secrets.")
 @answering
 def tenant_create(slug: str, name: str, secret: str | None) -> tuple[dict[str, Any], str]:
     """Create a tenant and print its webhook secret."""
-    value = tenants.create_tenant(db.session(), services().vault, slug, name, _value(secret))
+    value = tenants.create_tenant(db.session(), services().vault, slug, name, value_of(secret))
     if len(value) < STRONG_SECRET:
         click.echo(f"Note: a secret of fewer than {STRONG_SECRET} characters can be guessed.", err=True)
     text = f"Tenant {slug} created. Its webhook secret (keep it, it is not shown again here):\n{value}"
@@ -102,7 +67,7 @@ def tenant_create(slug: str, name: str, secret: str | None) -> tuple[dict[str, A
     "--grace",
     type=click.FloatRange(0, 24 * 365),
     default=24,
-    callback=_real,
+    callback=real,
     help="Hours the previous secrets live on.",
 )
 @answering
@@ -136,7 +101,9 @@ def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | 
     """Add a source and print its URL and its token, once."""
     if adapter not in registry.adapters():
         raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(sorted(registry.adapters()))}.")
-    one, value = sources.add_source(db.session(), services().vault, tenant_slug, adapter, name, _value(signing_secret))
+    one, value = sources.add_source(
+        db.session(), services().vault, tenant_slug, adapter, name, value_of(signing_secret)
+    )
     answer = _source_json(one, tenant_slug) | {"token": value}
     return answer, f"Source {one.name} (id {one.id}) added.\nURL:   {answer['url']}\nToken: {value}"
 
@@ -169,7 +136,7 @@ def _source_line(item: dict[str, Any]) -> str:
 @click.argument("tenant_slug", metavar="TENANT")
 @click.argument("source_id", metavar="SOURCE")
 @click.option(
-    "--grace", type=click.FloatRange(0, 24 * 365), default=24, callback=_real, help="Hours the previous token lives on."
+    "--grace", type=click.FloatRange(0, 24 * 365), default=24, callback=real, help="Hours the previous token lives on."
 )
 @answering
 def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[str, Any], str]:
@@ -236,7 +203,7 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
             changes[name] = None
     for name in ("add_signing_secret", "api_token"):
         if name in changes:
-            changes[name] = _value(changes[name])
+            changes[name] = value_of(changes[name])
     if "options" in changes:
         changes["options"] = dict(map(_option, changes["options"]))
     if changes.pop("enable", False):
@@ -392,9 +359,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--recipes", type=FILE, help="Recipes of a benchmark (.jsonl) or a catalogue (.yaml).")
 @click.option("--variant", type=click.Choice(["named", "hidden", "blind"]), default="named", show_default=True)
 @click.option("--tier", type=click.Choice(["lexical", "model"]), default="lexical", show_default=True)
-@click.option("--threshold", type=click.FloatRange(0, 1), callback=_real, help="Another answer threshold.")
+@click.option("--threshold", type=click.FloatRange(0, 1), callback=real, help="Another answer threshold.")
 @click.option("--predictions", type=click.Path(dir_okay=False, path_type=Path), help="Write them to this file.")
-@click.option("--price-per-million", type=click.FloatRange(0), callback=_real, help="Money for a million tokens.")
+@click.option("--price-per-million", type=click.FloatRange(0), callback=real, help="Money for a million tokens.")
 @answering
 def classify_eval(folder: Path | None, slug: str | None, **wanted: Any) -> tuple[dict[str, Any], str]:
     """Measure a tier on a folder of alerts, without any running service, or on a tenant's answered incidents."""

@@ -1,6 +1,7 @@
 """Sends the outgoing messages. A thread of the scheduler: an endpoint that hangs must not hold up a verdict.
 
-The database is the queue, looked at each second, so that neither Redis nor another process is needed. A message is
+The database is the queue, looked at each second, so that neither Redis nor another process is needed. It is asked in
+threads: a statement that waits for a lock must not make an answer late that has come meanwhile. A message is
 leased before it is posted and settled afterwards: whoever dies in between has perhaps posted it, and it is posted again
 with the same id.
 """
@@ -8,8 +9,9 @@ with the same id.
 import asyncio
 import threading
 import time
+from asyncio import to_thread
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +61,7 @@ class Dispatcher:
         under_way: set[asyncio.Task[None]] = set()
         while not stopped.is_set():
             try:
-                for message in self._claimed(MOST - len(under_way)):
+                async for message in self._claimed(MOST - len(under_way)):
                     under_way.add(asyncio.create_task(self._deliver(message)))
             except SQLAlchemyError as error:
                 log.error("dispatch.database_away", error=type(error).__name__)
@@ -71,16 +73,17 @@ class Dispatcher:
             await asyncio.wait(under_way, timeout=LAST_WAIT)
         await self.client.close()
 
-    def _claimed(self, places: int) -> Iterator[Mapping[str, Any]]:
+    async def _claimed(self, places: int) -> AsyncIterator[Mapping[str, Any]]:
         """One after another, so that those before an error are on their way."""
-        for tenant_id, endpoint_id in outgoing.due(self.engine) if places > 0 else ():
+        for tenant_id, endpoint_id in await to_thread(outgoing.due, self.engine) if places > 0 else ():
             free = min(MOST_OF_ONE - self._at[endpoint_id], MOST_OF_TENANT - self._of[tenant_id], places)
             if free > 0:
-                of_one = outgoing.claim(self.engine, endpoint_id, free)
+                of_one = await to_thread(outgoing.claim, self.engine, endpoint_id, free)
                 self._at[endpoint_id] += len(of_one)
                 self._of[tenant_id] += len(of_one)
                 places -= len(of_one)
-                yield from of_one
+                for message in of_one:
+                    yield message
 
     async def _deliver(self, message: Mapping[str, Any]) -> None:
         """Make it, post it, and write what came of it."""
@@ -89,7 +92,7 @@ class Dispatcher:
             body, answer = await self._attempt(message)
             message = {**message, "body": body}
             milliseconds = round((time.monotonic() - began) * 1000)
-            state = outgoing.settle(self.engine, message, answer, milliseconds)
+            state = await to_thread(outgoing.settle, self.engine, message, answer, milliseconds)
             _tell(message, answer, state, milliseconds)
         except SQLAlchemyError as error:
             # Its lease ends, and it is tried again.
@@ -102,8 +105,9 @@ class Dispatcher:
         """The body, as far as there is one, and what came of posting it."""
         body: bytes | None = message["body"]
         try:
-            url, headers, body = self._letter(message)
-            return body, await self.client.post(url, headers, body)
+            url, headers, written = await to_thread(self._letter, message)
+            body = written
+            return body, await self.client.post(url, headers, written)
         except Gone as error:
             return body, Answer(error=str(error), final=True)
         except InvalidToken:

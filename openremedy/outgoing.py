@@ -36,7 +36,7 @@ from openremedy.models import (
     now,
     table,
 )
-from openremedy.tenants import label, unique
+from openremedy.tenants import find_tenant, label, unique
 
 if TYPE_CHECKING:  # what it brings along takes a tenth of a second, and a web process posts nothing
     from openremedy.outgoing_client import Answer
@@ -59,6 +59,7 @@ LEASE = timedelta(seconds=60)  # in which an attempt has ended, or its process i
 LOG_KEPT = 20  # attempts of a message
 SHOWN = 50  # messages of an endpoint
 REMOVED_AT_ONCE = 500
+USUAL = (Event.CREATED, Event.CLASSIFIED, Event.NEEDS_HUMAN, Event.RESOLVED)  # what most endpoints want
 
 _HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,99}):[ \t]*([\x20-\x7e]{1,1800})", re.ASCII)
 _OURS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "user-agent", "expect", "te"}
@@ -98,6 +99,16 @@ def get_endpoint(session: Session, tenant_id: int, endpoint_id: str) -> Outgoing
     if found is None:
         raise NotFound()
     return found
+
+
+def find_endpoint(session: Session, slug: str, endpoint: str) -> OutgoingEndpoint:
+    """A tenant's endpoint by its id or name. Raises NotFound."""
+    known = list_endpoints(session, find_tenant(session, slug).id)
+    # An id first: somebody may have named another one like it.
+    found = {one.name: one for one in known} | {str(one.id): one for one in known}
+    if endpoint in found:
+        return found[endpoint]
+    raise NotFound(f"{slug!r} has no endpoint {endpoint!r}.")
 
 
 def add_endpoint(
@@ -248,6 +259,23 @@ def is_engine(endpoint: OutgoingEndpoint) -> bool:
     return Event.ACCEPTED in endpoint.events and endpoint.shape is not Shape.SLACK
 
 
+def as_json(endpoint: OutgoingEndpoint, waiting: int) -> dict[str, Any]:
+    """An endpoint as programs see it; of its address only the host."""
+    return {
+        "id": str(endpoint.id),
+        "name": endpoint.name,
+        "format": str(endpoint.shape),
+        "host": endpoint.host,
+        "events": endpoint.events,
+        "header": endpoint.locked_header is not None,
+        "disabled": endpoint.disabled_at is not None,
+        "disabled_reason": endpoint.disabled_reason,
+        "failing_since": stamp(endpoint.failing_since),
+        "last_sent": stamp(endpoint.last_sent_at),
+        "waiting": waiting,
+    }
+
+
 # ---------------------------------------------------------------- messages as people see them
 
 
@@ -279,6 +307,18 @@ def get_message(session: Session, endpoint: OutgoingEndpoint, message_id: str) -
     if found is None or found.endpoint_id != endpoint.id:
         raise NotFound()
     return found
+
+
+def message_json(message: OutgoingMessage) -> dict[str, Any]:
+    """A message as programs see it; `attempts` holds its newest ones, each with what came of it."""
+    return {
+        "id": str(message.id),
+        "event": message.event,
+        "incident_id": str(message.incident_id) if message.incident_id else None,
+        "created_at": stamp(message.created_at),
+        "state": str(message.state),
+        "attempts": message.log,
+    }
 
 
 def send_test(session: Session, endpoint: OutgoingEndpoint, actor: Actor) -> OutgoingMessage:

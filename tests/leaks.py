@@ -73,6 +73,8 @@ SHOWS: Mapping[str, frozenset[str]] = {
     "flask tenant rotate-secret": frozenset({WEBHOOK}),
     "flask source add": frozenset({SOURCE}),
     "flask source rotate": frozenset({SOURCE}),
+    "flask outgoing add": frozenset({SEALED}),
+    "flask outgoing rotate": frozenset({SEALED}),
     "flask token create": frozenset({API}),
     "flask user link": frozenset({LINK}),
     "flask demo": frozenset({PASSWORD}),  # of the people that it makes up

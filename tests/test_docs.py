@@ -223,7 +223,9 @@ def options(command: click.Command) -> set[str]:
     return {word for parameter in command.params for word in parameter.opts if word.startswith("--")}
 
 
-OURS = re.compile(r"(tenant|source|user|token|recipe|classify) \w|worker|scheduler|sweep|prune|replay|doctor|demo")
+OURS = re.compile(
+    r"(tenant|source|outgoing|user|token|recipe|classify) \w|worker|scheduler|sweep|prune|replay|doctor|demo"
+)
 
 
 @ON_ONE

@@ -337,6 +337,11 @@ SHOWING: dict[str, list[Callable[[Tenant], Any]]] = {
     "flask tenant rotate-secret": [_flask("tenant rotate-secret alice")],
     "flask source add": [_flask("source add alice grafana")],
     "flask source rotate": [_flask("source rotate alice {source}")],
+    "flask outgoing add": [_flask("outgoing add alice chat https://hooks.example.com")],
+    "flask outgoing rotate": [
+        _flask("outgoing add alice chat https://hooks.example.com"),
+        _flask("outgoing rotate alice chat"),
+    ],
     "flask token create": [_flask("token create alice")],
     "flask user link": [_flask("user link alice@example.com")],
     "flask demo": [_flask("demo --json")],

@@ -636,6 +636,30 @@ def test_an_endpoint_that_hangs_holds_a_few_places_and_not_another_endpoint(
 
 
 @ON_ONE
+def test_a_statement_that_waits_makes_no_other_post_wait_for_it(
+    app: Flask, alice: Tenant, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that came meanwhile would count as late, and be posted again."""
+    add(alice, hook.url, Event.CREATED)
+    settle, first, others = outgoing.settle, threading.Event(), threading.Event()
+
+    def settle_the_first_one_last(*args: Any) -> Any:
+        if not first.is_set():
+            first.set()
+            assert others.wait(10)
+        found = settle(*args)
+        others.set()
+        return found
+
+    monkeypatch.setattr(outgoing, "settle", settle_the_first_one_last)
+    for number in range(2):
+        alice.alert(hostname=f"h{number}")
+    with sending(app):
+        until(lambda: [one["state"] for one in queued(app)] == ["sent", "sent"], "both are settled")
+    assert len(hook.taken) == 2
+
+
+@ON_ONE
 def test_a_database_that_fails_between_two_endpoints_costs_neither_of_them_its_places(
     app: Flask, alice: Tenant, hook: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,6 @@ SHAPES: Mapping[Shape, str] = {
     Shape.AWX: "AWX or Ansible Automation Platform: launch a job template",
     Shape.GITHUB: "GitHub Actions: repository_dispatch",
 }
-USUAL = (Event.CREATED, Event.CLASSIFIED, Event.NEEDS_HUMAN, Event.RESOLVED)
-
 
 # ---------------------------------------------------------------- all of them
 
@@ -49,7 +47,7 @@ def _list_page(problem: Problem | None = None) -> ResponseReturnValue:
         endpoints=domain.list_endpoints(db.session(), g.here.id),
         waiting=domain.waiting(db.session(), g.here.id),
         problem=problem,
-        **_form({"events": USUAL, "shape": Shape.STANDARD}, problem),
+        **_form({"events": domain.USUAL, "shape": Shape.STANDARD}, problem),
     )
     return page, problem.status if problem else 200
 
