@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from flask.cli import AppGroup
+from sqlalchemy.orm.exc import ObjectDeletedError
 
 from openremedy import outgoing as domain
 from openremedy import tenants
@@ -14,7 +15,7 @@ from openremedy.commands import answering, real, value_of
 from openremedy.errors import Invalid
 from openremedy.extensions import db
 from openremedy.incidents import stamp
-from openremedy.models import Event, MessageState, OutgoingEndpoint, Shape
+from openremedy.models import Event, MessageState, OutgoingEndpoint, OutgoingMessage, Shape
 from openremedy.services import services
 
 outgoing = AppGroup("outgoing", help="Where a tenant's events are posted to.")
@@ -170,13 +171,21 @@ def outgoing_test(tenant_slug: str, endpoint: str, wait: float) -> tuple[dict[st
     """
     one = domain.find_endpoint(db.session(), tenant_slug, endpoint)
     message = domain.send_test(db.session(), one, COMMAND_LINE)
-    end = time.monotonic() + wait
+    try:
+        answer = _answered(message, time.monotonic() + wait)
+    except ObjectDeletedError as error:
+        raise click.ClickException("The endpoint was removed meanwhile, and the test with it.") from error
+    tried = answer["attempts"]
+    if tried and answer["state"] != MessageState.SENT:
+        raise click.ClickException(f"The test has not arrived: {_message_line(answer)}.")
+    if wait and not tried:
+        raise click.ClickException(f"Nothing was sent within {wait:g} seconds; does a scheduler run? It stays queued.")
+    return answer, f"The test {'arrived' if tried else 'is queued'}: {_message_line(answer)}"
+
+
+def _answered(message: OutgoingMessage, end: float) -> dict[str, Any]:
+    """The message once it was tried, or as it is at the end of our patience. Raises ObjectDeletedError."""
     while not message.log and time.monotonic() < end:
         db.session.rollback()  # what the scheduler writes is seen by the next transaction
         time.sleep(TESTED_EVERY)
-    answer = domain.message_json(message)
-    if message.log and message.state is not MessageState.SENT:
-        raise click.ClickException(f"The test has not arrived: {_message_line(answer)}.")
-    if wait and not message.log:
-        raise click.ClickException(f"Nothing was sent within {wait:g} seconds; does a scheduler run? It stays queued.")
-    return answer, f"The test {'arrived' if message.log else 'is queued'}: {_message_line(answer)}"
+    return domain.message_json(message)

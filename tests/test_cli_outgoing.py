@@ -9,6 +9,7 @@ from flask import Flask
 
 from cast import Tenant
 from leaks import watch
+from openremedy import cli_outgoing
 from openremedy.crypto import Vault
 from openremedy.extensions import db
 from openremedy.models import OutgoingEndpoint
@@ -180,3 +181,14 @@ def test_a_test_that_nobody_sends_says_what_to_look_for_and_stays_queued(hook: R
     assert shell.json("outgoing", "test", "alice", "hook", "--wait", "0")["state"] == "pending"
     assert {one["state"] for one in shell.json("outgoing", "messages", "alice", "hook")["items"]} == {"pending"}
     shell.refused("outgoing", "test", "alice", "hook", "--wait", "nan", code=2)
+
+
+@ON_ONE
+def test_a_test_of_an_endpoint_that_is_removed_meanwhile_says_so(
+    hook: Receiver, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = ("outgoing", "remove", "alice", "hook")
+    monkeypatch.setattr(cli_outgoing.time, "sleep", lambda _seconds: shell.json(*remove))
+    told = shell.run("outgoing", "test", "alice", "hook")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "removed meanwhile" in told.stderr
