@@ -46,7 +46,7 @@ SECURITY_HEADERS = {
 
 def register(app: Flask) -> None:
     """Give every answer its request id, its headers and, when it is an error, the one shape."""
-    # limiter.init_app added its own functions already: ours come before them and after them.
+    # Before and after those that an extension or the pages have added already.
     app.before_request_funcs.setdefault(None, []).insert(0, _begin)
     app.after_request_funcs.setdefault(None, []).insert(0, _finish)  # these run from the last to the first
     app.teardown_request_funcs.setdefault(None, []).insert(0, _end)

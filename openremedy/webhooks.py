@@ -29,8 +29,9 @@ def _address(_endpoint: str | None, values: dict[str, Any] | None) -> None:
     edge.is_for(Addressee((values or {}).get("tenant", ""), CANONICAL, kept_headers=(HEADER,)))
 
 
-# On the blueprint and not on the view: a limit on the view would run after a before_request of the blueprint.
-limiter.limit(_limit, exempt_when=lambda: services().settings.rate_limit == 0)(blueprint)
+@limiter.limit(_limit, exempt_when=lambda: services().settings.rate_limit == 0)
+def _charge_caller() -> None:
+    """Count a request of the caller."""
 
 
 @cache
@@ -38,23 +39,22 @@ def _item(limit: str) -> RateLimitItem:
     return parse(limit)
 
 
-@limiter.request_filter
 def _in_stock() -> bool:
     """Whether this process keeps a hit for the caller: then the limiter need not find out what holds for whom.
 
     It takes longer for that than the alert takes from its bytes to its rows.
     """
     strategy = limiter.limiter
-    return (
-        request.blueprint == blueprint.name
-        and isinstance(strategy, BundledMovingWindow)
-        and strategy.in_stock(_item(_limit()), KEY_PREFIX, client_key(), request.endpoint or "")
+    return isinstance(strategy, BundledMovingWindow) and strategy.in_stock(
+        _item(_limit()), KEY_PREFIX, client_key(), request.endpoint or ""
     )
 
 
 @blueprint.post("/api/v1/webhooks/alerts/<tenant>", provide_automatic_options=False)
 def post_alert(tenant: str) -> ResponseReturnValue:
     """Take one canonical alert: 202 means it is committed."""
+    if not _in_stock():
+        _charge_caller()
     body = edge.read_body()
     edge.refuse_compression()
     receipt = services().door.accept(tenant, body, request.headers.get(HEADER), edge.origin())
