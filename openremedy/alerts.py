@@ -96,7 +96,9 @@ class Alert:
         """Equal for two alerts that say the same: status, event time, severity and evidence. Worked out once."""
         kept = vars(self).get("_digest")
         if kept is None:
-            evidence = {name: value for name, value in self.evidence.items() if name not in NO_NEWS}
+            evidence = self.evidence
+            if any(name in evidence for name in NO_NEWS):
+                evidence = {name: value for name, value in evidence.items() if name not in NO_NEWS}
             said = [self.status, str(self.occurred_at), self.severity, evidence]
             kept = vars(self)["_digest"] = hashlib.sha256(_sorted(said)).hexdigest()[:32]
         return str(kept)
@@ -299,19 +301,23 @@ _STATUSES: dict[Any, AlertStatus] = {str(one): one for one in AlertStatus}
 
 def _plainly_right(values: dict[str, Any]) -> dict[str, Any] | None:
     """What the schema makes of an alert at which nothing is strange, in a tenth of the time; None says nothing."""
-    if not all(type(values.get(name, "")) is str for name in ("incident_type", "severity", "status", "occurred_at")):
-        return None
     evidence = values.get("evidence", {})
     key = values.get("dedup_key", "-")
-    found = {
-        "hostname": values.get("hostname"),
-        "incident_type": _TYPES.get(values.get("incident_type")),
-        "severity": _SEVERITIES.get(values.get("severity", Severity.MEDIUM)),
-        "evidence": evidence,
-        "status": _STATUSES.get(values.get("status", AlertStatus.FIRING)),
-        "dedup_key": values.get("dedup_key"),
-        "occurred_at": rfc3339(values["occurred_at"][:MAX_TIME]) if "occurred_at" in values else None,
-    }
+    moment = values.get("occurred_at", "")
+    if type(moment) is not str:
+        return None
+    try:
+        found = {
+            "hostname": values.get("hostname"),
+            "incident_type": _TYPES.get(values.get("incident_type")),
+            "severity": _SEVERITIES.get(values.get("severity", Severity.MEDIUM)),
+            "evidence": evidence,
+            "status": _STATUSES.get(values.get("status", AlertStatus.FIRING)),
+            "dedup_key": values.get("dedup_key"),
+            "occurred_at": rfc3339(moment[:MAX_TIME]) if "occurred_at" in values else None,
+        }
+    except TypeError:  # a list or an object where a word belongs
+        return None
     named = _plain(found["hostname"], 253) and _plain(key, 255) and type(evidence) is dict
     known = found["incident_type"] and found["severity"] and found["status"]
     timed = found["occurred_at"] or "occurred_at" not in values
@@ -421,7 +427,7 @@ def identity(alert: Alert, space: tuple[str, ...] = CANONICAL_SPACE) -> str:
 
 def hashed(*parts: str) -> str:
     """One hash (64 hex digits) of several texts that cannot run into each other."""
-    return hashlib.sha256(compact(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_sorted(parts)).hexdigest()
 
 
 def _thing(alert: Alert) -> str:

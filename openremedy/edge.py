@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import orjson
-from flask import Response, g, request
+from flask import Response, g
+from flask.globals import app_ctx, request_ctx
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
@@ -38,18 +40,20 @@ def is_for(addressee: Addressee) -> None:
 
 def origin() -> Origin:
     """Where this request comes from."""
-    return Origin(g.request_id, client_key(), _kept_headers())
+    kept = app_ctx.g
+    return Origin(kept.request_id, client_key(), _kept_headers(kept.addressee))
 
 
 def read_body() -> bytes:
     """The raw body, never more of it than the limit. Raises TooLarge by the declared, then by the real length."""
     limit = services().settings.max_body_bytes
+    asked = request_ctx.request  # itself: flask.request is found anew each time that it is named
     # One byte more than allowed: Werkzeug would cut a chunked body silently at its own limit.
-    request.max_content_length = limit + 1
+    asked.max_content_length = limit + 1
     try:
-        if (request.content_length or 0) > limit:
+        if (asked.content_length or 0) > limit:
             raise _too_large(limit)
-        body = request.stream.read(limit + 1)
+        body = asked.stream.read(limit + 1)
     except RequestEntityTooLarge as error:
         raise _too_large(limit) from error
     except (ClientDisconnected, ParseException) as error:  # gunicorn reads the chunks of a body when we do
@@ -66,24 +70,37 @@ def _too_large(limit: int) -> TooLarge:
 
 def refuse_compression() -> None:
     """Raise UnsupportedEncoding for a compressed body; inflating one would have no bound."""
-    codings = ",".join(request.headers.get(name, "") for name in ("Content-Encoding", "Transfer-Encoding"))
-    if {coding.strip().lower() for coding in codings.split(",")} - {"", "identity", "chunked"}:
+    named = (header(name) or "" for name in ("Content-Encoding", "Transfer-Encoding"))
+    if {coding.strip().lower() for coding in ",".join(named).split(",")} - {"", "identity", "chunked"}:
         raise UnsupportedEncoding("Send the body uncompressed: content and transfer codings are not supported.")
 
 
-def _kept_headers() -> dict[str, str]:
+def header(name: str) -> str | None:
+    """A header of this request. Werkzeug's own look-up raises and catches an exception for each that is not there."""
+    found: str | None = request_ctx.request.environ.get(_variable(name))
+    return found
+
+
+@cache
+def _variable(header: str) -> str:
+    """What WSGI calls a header (PEP 3333)."""
+    name = header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def _kept_headers(addressee: Addressee) -> dict[str, str]:
     """What is kept of the headers: no credential but the signature, which tells nothing without the secret."""
-    headers = request.headers
+    environ = request_ctx.request.environ
     return {
         name: value.encode("ascii", "backslashreplace").decode()[:MAX_KEPT_HEADER]
-        for name in (*KEPT_HEADERS, *g.addressee.kept_headers)
-        if (value := headers.get(name)) is not None
+        for name in (*KEPT_HEADERS, *addressee.kept_headers)
+        if (value := environ.get(_variable(name))) is not None
     }
 
 
 def accepted(answer: dict[str, Any]) -> Response:
     """That a body is committed, and what became of it."""
-    return Response(orjson.dumps(answer) + b"\n", 202, mimetype="application/json")
+    return Response(orjson.dumps(answer) + b"\n", 202, content_type="application/json")
 
 
 def remember_refusal(problem: Problem) -> None:
@@ -105,7 +122,7 @@ def remember_refusal(problem: Problem) -> None:
         request_id=g.request_id,
         remote_addr=client_key(),
         body=body[:MAX_SAMPLE_BYTES],
-        body_bytes=request.content_length or len(body),
-        headers=_kept_headers(),
+        body_bytes=request_ctx.request.content_length or len(body),
+        headers=_kept_headers(addressee),
     )
     services().tally.refused(refusal)

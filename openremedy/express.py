@@ -96,12 +96,18 @@ class Body:
     results: dict[int, Result] = field(default_factory=dict)
     stored: bool = False
     error: Exception | None = None
-    turn: threading.Event = field(default_factory=threading.Event)  # it is done, or the next to write for all who wait
+    # Set when it is done, or the next to write for all who wait; who need not wait has none.
+    turn: threading.Event | None = None
 
     @property
     def done(self) -> bool:
         """Nobody writes it any more."""
         return self.stored or self.error is not None
+
+    def wake(self) -> None:
+        """It is its turn; who wrote it by itself does not wait for it."""
+        if self.turn:
+            self.turn.set()
 
 
 class Line:
@@ -119,8 +125,10 @@ class Line:
         """Have the body written, by this thread together with others or by one of theirs."""
         with self._lock:
             self._waiting.append(body)
-            mine, self._busy = not self._busy, True
-        if not mine:
+            if self._busy:
+                body.turn = threading.Event()
+            self._busy = True
+        if body.turn:
             body.turn.wait()
             if body.done:
                 return
@@ -134,7 +142,7 @@ class Line:
                 bodies += self._give_up(bodies[0].error)
             self._hand_over()
             for one in bodies:
-                one.turn.set()
+                one.wake()
 
     def _next(self) -> list[Body]:
         """Those that fit into a statement, in the order they came."""
@@ -157,7 +165,7 @@ class Line:
     def _hand_over(self) -> None:
         with self._lock:
             if self._waiting:
-                self._waiting[0].turn.set()
+                self._waiting[0].wake()
             else:
                 self._busy = False
 
@@ -346,8 +354,8 @@ class Guess:
         counts: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
         for body in self.bodies:
             if body.delivery["source_id"] is not None:
-                outcomes = outcomes_of(body.arrivals, body.results, body.unplaced)
-                counts[body.delivery["source_id"]].update(one.outcome for one in outcomes)
+                counts[body.delivery["source_id"]].update(one.outcome for one in body.results.values())
+                counts[body.delivery["source_id"]].update(one.outcome for one in body.unplaced)
         for source_id, count in counts.items():
             yield {"id": source_id} | {str(one): count[one] for one in Outcome}
 

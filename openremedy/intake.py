@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -81,8 +81,7 @@ class Origin:
     replay: Replay | Rehearsal | None = None
 
 
-@dataclass(frozen=True)
-class Signed:
+class Signed(NamedTuple):
     """The canonical bytes of one native alert, signed with the tenant's secret; the rest as store.Arrival has it."""
 
     position: int

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from openremedy.alerts import Alert, AlertStatus, Outcome
 from openremedy.ids import new_id
@@ -70,8 +70,7 @@ class Entry:
     actor: str = SENDER
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What became of an alert. `orphan`: a resolve to be remembered because its firing may still come."""
 
     outcome: Outcome
@@ -106,6 +105,8 @@ def in_event_order(alerts: Sequence[tuple[int, Alert]]) -> list[tuple[int, Alert
 
     Sorting only the timed ones among themselves keeps the order total.
     """
+    if len(alerts) == 1:
+        return list(alerts)
     timed = iter(sorted((pair for pair in alerts if pair[1].occurred_at), key=_event_key))
     return [next(timed) if pair[1].occurred_at else pair for pair in alerts]
 
@@ -164,7 +165,7 @@ def _over(track: Track, alert: Alert, at: datetime, end: datetime) -> Result:
         return Result(Outcome.DUPLICATE, episode.id, "a repetition that came too late to hold")
     ended = replace(alert, status=AlertStatus.RESOLVED, occurred_at=end)
     # Not remembered where nothing is open: its firing cannot come later, and a clock that is off must hide nothing.
-    return replace(_resolve(track, ended, at), orphan=False, said=ended)
+    return _resolve(track, ended, at)._replace(orphan=False, said=ended)
 
 
 def _renew(track: Track, result: Result, expires_at: datetime | None) -> None:
@@ -248,8 +249,10 @@ def _begin(track: Track, alert: Alert, at: datetime, burning: bool = False) -> E
 
 
 def _recent_starts(before: Episode | None, at: datetime) -> list[float]:
+    if before is None:
+        return [at.timestamp()]
     since = (at - FLAPPING_WINDOW).timestamp()
-    earlier = [start for start in before.recent_starts if start > since] if before else []
+    earlier = [start for start in before.recent_starts if start > since]
     return [*earlier[-(FLAPPING_EPISODES - 1) :], at.timestamp()]
 
 

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from openremedy import lifecycle
 from openremedy.alerts import Alert, AlertStatus, Outcome
@@ -21,8 +21,7 @@ CHANGING = [name for name in STATE if name not in ("first_seen", "recent_starts"
 DECIDING = [name for name in CHANGING if name not in ("occurrences", "last_seen")]
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """An alert at its place in the body, with the identity it belongs to; the rest as lifecycle.apply() has it."""
 
     position: int
@@ -45,8 +44,7 @@ class Unplaced:
     beat: bool | None = None
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """The outcome of one alert, and whether its incident waits to be classified."""
 
     outcome: Outcome
@@ -65,7 +63,8 @@ def new_row(identity: str, episode: Episode) -> dict[str, Any]:
     """An incident that begins."""
     alert = episode.newest
     assert alert is not None  # nosec B101 # noqa: S101 - a new episode has the alert that began it
-    row: dict[str, Any] = {name: vars(episode)[name] for name in STATE}
+    state = vars(episode)
+    row: dict[str, Any] = {name: state[name] for name in STATE}
     row["id"] = episode.id
     row["identity"] = identity
     row["dedup_key"] = alert.dedup_key

@@ -3,10 +3,10 @@
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -110,12 +110,20 @@ class Payload(Schema):
 
     def _plainly_right(self, data: dict[str, Any]) -> dict[str, Any] | None:
         found = {}
-        for name, field in self.load_fields.items():
-            value = data.get(field.data_key or name)
-            if not (isinstance(field, Plain) and field.is_plain(value)):
+        for name, key, is_plain in self._readings:
+            value = data.get(key)
+            if not is_plain(value):
                 return None
             found[name] = value
         return found
+
+    @cached_property
+    def _readings(self) -> list[tuple[str, str, Callable[[Any], bool]]]:
+        """Each field, its key in the body, and what knows a plain value of it; of other fields none is plain."""
+        return [
+            (name, field.data_key or name, field.is_plain if isinstance(field, Plain) else lambda _value: False)
+            for name, field in self.load_fields.items()
+        ]
 
 
 class Plain(ABC):
@@ -278,7 +286,7 @@ def host_of(text: str) -> str:
     Empty when there is none.
     """
     text = text.strip()
-    if _SCHEME.match(text):
+    if "://" in text and _SCHEME.match(text):
         return _host_of_url(text) or text
     text = text.split("/", 1)[0] if "/" in text and not text.startswith("/") else text
     found = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
@@ -294,7 +302,7 @@ def _host_of_url(url: str) -> str:
 
 def first_host(candidates: Iterable[str]) -> str:
     """The first of these that names a host, without its port; empty when none does."""
-    return next((host for host in map(host_of, candidates) if host), "")
+    return next((host for host in map(host_of, filter(None, candidates)) if host), "")
 
 
 # ---------------------------------------------------------------- times
@@ -356,7 +364,8 @@ def _plainly_fits(alert: Alert, body: bytes) -> bool:
     keyed = key is None or (len(key) <= MAX_KEY and key.isprintable() and not key.isspace())
     # The alert itself is one of the braces.
     small = len(body) <= MAX_EVIDENCE_BYTES and body.count(b"{") + body.count(b"[") <= MAX_EVIDENCE_DEPTH
-    return bool(alert.hostname and named and key != "" and keyed) and small and not _UNSTORABLE_ESCAPE.search(body)
+    kept = b"\\u" not in body or not _UNSTORABLE_ESCAPE.search(body)
+    return bool(alert.hostname and named and key != "" and keyed) and small and kept
 
 
 def fit(alert: Alert) -> Alert:

@@ -19,8 +19,8 @@ from openremedy.signing import HEADER
 blueprint = Blueprint("webhooks", __name__)
 
 
-def _limit() -> str:
-    return f"{services().settings.rate_limit} per minute"
+def _words(rate_limit: int) -> str:
+    return f"{rate_limit} per minute"
 
 
 @blueprint.url_value_preprocessor
@@ -29,7 +29,7 @@ def _address(_endpoint: str | None, values: dict[str, Any] | None) -> None:
     edge.is_for(Addressee((values or {}).get("tenant", ""), CANONICAL, kept_headers=(HEADER,)))
 
 
-@limiter.limit(_limit, exempt_when=lambda: services().settings.rate_limit == 0)
+@limiter.limit(lambda: _words(services().settings.rate_limit), exempt_when=lambda: services().settings.rate_limit == 0)
 def _charge_caller() -> None:
     """Count a request of the caller."""
 
@@ -39,25 +39,26 @@ def _item(limit: str) -> RateLimitItem:
     return parse(limit)
 
 
-def _in_stock() -> bool:
+def _in_stock(rate_limit: int) -> bool:
     """Whether this process keeps a hit for the caller: then the limiter need not find out what holds for whom.
 
     It takes longer for that than the alert takes from its bytes to its rows.
     """
     strategy = limiter.limiter
     return isinstance(strategy, BundledMovingWindow) and strategy.in_stock(
-        _item(_limit()), KEY_PREFIX, client_key(), request.endpoint or ""
+        _item(_words(rate_limit)), KEY_PREFIX, client_key(), request.endpoint or ""
     )
 
 
 @blueprint.post("/api/v1/webhooks/alerts/<tenant>", provide_automatic_options=False)
 def post_alert(tenant: str) -> ResponseReturnValue:
     """Take one canonical alert: 202 means it is committed."""
-    if not _in_stock():
+    ours = services()
+    if not _in_stock(ours.settings.rate_limit):
         _charge_caller()
     body = edge.read_body()
     edge.refuse_compression()
-    receipt = services().door.accept(tenant, body, request.headers.get(HEADER), edge.origin())
+    receipt = ours.door.accept(tenant, body, edge.header(HEADER), edge.origin())
     return edge.accepted(_answer(receipt))
 
 

@@ -1,10 +1,13 @@
 """From bytes to one checked alert: what is refused, with which code, and what is kept."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from openremedy.alerts import (
     MAX_EVIDENCE_BYTES,
@@ -13,6 +16,7 @@ from openremedy.alerts import (
     IncidentType,
     Severity,
     compact,
+    hashed,
     identity,
     parse_alert,
     parse_object,
@@ -371,6 +375,13 @@ def test_a_port_is_the_same_as_a_number_and_as_text() -> None:
 def test_a_custom_alert_is_known_by_the_first_name_it_has() -> None:
     assert known_by(evidence={"title": "", "check": "c", "name": "n"}) == known_by(evidence={"check": "c"})
     assert known_by(evidence={"alertname": "a", "title": "t"}) == known_by(evidence={"alertname": "a", "title": "u"})
+
+
+@given(st.lists(st.text(st.characters(codec=None)), max_size=3))
+@example(["\ud800", "\x00\x1f\x7f\x85\u2028", '"\\/'])
+def test_the_hash_of_some_texts_is_that_of_their_shortest_json(texts: list[str]) -> None:
+    """Whatever writes the JSON: an identity that changed would open a second incident for what is open."""
+    assert hashed(*texts) == hashlib.sha256(compact(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def test_parts_of_an_identity_do_not_run_together() -> None:

@@ -159,6 +159,17 @@ def test_nothing_else_takes_from_the_budget_or_is_held_by_it(limited: MakeClient
     assert others() == {200}
 
 
+def test_the_limiter_looks_only_at_what_is_charged(limited: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(limiter.limit_manager, "resolve_limits", lambda *about: asked.append(about) or ((), ()))
+    client = limited()
+    for path in ("/healthz", "/api/v1/incidents", "/sign-in"):
+        client.get(path)
+    assert asked == []
+    post(client)
+    assert len(asked) == 1
+
+
 def test_a_refused_request_is_not_read(limited: MakeClient) -> None:
     class Unreadable:
         def read(self, *_: object) -> bytes:
