@@ -160,8 +160,13 @@ def test_nothing_else_takes_from_the_budget_or_is_held_by_it(limited: MakeClient
 
 
 def test_the_limiter_looks_only_at_what_is_charged(limited: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(limiter.limit_manager, "resolve_limits", lambda *about: asked.append(about) or ((), ()))
+    asked = []
+
+    def resolve(*about: Any) -> tuple[tuple[()], tuple[()]]:
+        asked.append(about)
+        return (), ()
+
+    monkeypatch.setattr(limiter.limit_manager, "resolve_limits", resolve)
     client = limited()
     for path in ("/healthz", "/api/v1/incidents", "/sign-in"):
         client.get(path)
