@@ -33,6 +33,7 @@ from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Base, Delivery, Incident, TimelineEntry, now, table
 from openremedy.rows import (
     ALERT,
+    BEGINNING,
     DECIDING,
     ENTRY,
     GATE,
@@ -430,7 +431,7 @@ def _insert(model: type[Base], shared: dict[str, str], names: Sequence[str]) -> 
     return f"INSERT INTO {model.__tablename__} ({columns}) SELECT {values}, r.* FROM plain, {rows}"  # nosec B608 # our own names
 
 
-_OF_INCIDENT = {"tenant_id": "$2::bigint"}
+_OF_INCIDENT = {"tenant_id": "$2::bigint"} | dict.fromkeys(BEGINNING, _AT)
 _OF_ALERT = {"tenant_id": "$2::bigint", "received_at": _AT}
 _COUNTS = ", ".join(f"{one}_count = {one}_count + r.{one}" for one in Outcome)
 _PARTS = {

@@ -52,19 +52,22 @@ class Stored(NamedTuple):
     reason: str | None = None
 
 
-# Columns of a new incident, of an alert and of the timeline, but for those that all rows of a body have in common.
-NEW = [*STATE, "id", "identity", "dedup_key", "hostname", "incident_type", "evidence", "previous_incident_id"]
-NEW += ["still_firing", "flapping", "triage", "triage_since"]
+# Columns of a new incident, of an alert and of the timeline, but for those that all rows of a body have in common. A
+# moment read from text is dear: an incident that begins has three that are the same.
+BEGINNING = ("first_seen", "last_seen", "triage_since")
+_OWN = [name for name in STATE if name not in BEGINNING]
+NEW = [*_OWN, "id", "identity", "dedup_key", "hostname", "incident_type", "evidence", "previous_incident_id"]
+NEW += ["still_firing", "flapping", "triage"]
 ALERT = "incident_id position outcome reason status severity occurred_at digest orphan_identity".split()
 ENTRY = ["incident_id", "kind", "actor", "detail"]
 
 
 def new_row(identity: str, episode: Episode) -> dict[str, Any]:
-    """An incident that begins."""
+    """An incident that begins, but for when it does."""
     alert = episode.newest
     assert alert is not None  # nosec B101 # noqa: S101 - a new episode has the alert that began it
     state = vars(episode)
-    row: dict[str, Any] = {name: state[name] for name in STATE}
+    row: dict[str, Any] = {name: state[name] for name in _OWN}
     row["id"] = episode.id
     row["identity"] = identity
     row["dedup_key"] = alert.dedup_key
@@ -75,7 +78,6 @@ def new_row(identity: str, episode: Episode) -> dict[str, Any]:
     row["still_firing"] = episode.still_firing
     row["flapping"] = episode.flapping
     row["triage"] = Triage.PENDING
-    row["triage_since"] = episode.first_seen
     return row
 
 

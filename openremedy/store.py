@@ -32,6 +32,7 @@ from openremedy.errors import Unavailable
 from openremedy.lifecycle import Episode, Result, Track
 from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, now, table
 from openremedy.rows import (
+    BEGINNING,
     CHANGING,
     GATE,
     STATE,
@@ -200,7 +201,7 @@ def _store(
     results = applied(tracks, arrivals, at)
     if not alone and any(results[one.position].orphan and one.identity in unmet for one in arrivals):
         raise Overtaken
-    _write_episodes(connection, delivery, tracks)
+    _write_episodes(connection, delivery, tracks, at)
     _write_alerts(connection, delivery, at, arrivals, results, unplaced)
     _write_timeline(connection, delivery["tenant_id"], at, list(tracks.values()))
     stored = outcomes_of(arrivals, results, unplaced)
@@ -266,8 +267,8 @@ def _chunks(items: list[Any], size: int = 400) -> list[list[Any]]:
 # ---------------------------------------------------------------- decide and write
 
 
-def _write_episodes(connection: Connection, delivery: dict[str, Any], tracks: dict[str, Track]) -> None:
-    common = {name: delivery[name] for name in ("tenant_id", "source_id", "adapter")}
+def _write_episodes(connection: Connection, delivery: dict[str, Any], tracks: dict[str, Track], at: datetime) -> None:
+    common = {name: delivery[name] for name in ("tenant_id", "source_id", "adapter")} | dict.fromkeys(BEGINNING, at)
     begun = [common | new_row(identity, one) for identity, track in tracks.items() for one in track.episodes if one.new]
     # First: an episode that is not the newest any more makes room in the unique index for the one that is.
     write_changes(connection, [one for track in tracks.values() for one in track.episodes if not one.new])
