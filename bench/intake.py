@@ -112,7 +112,7 @@ def _in_turns(
     found: dict[str, list[tuple[Load, dict[str, float]]]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            run = _run(one, contender, seconds if number else min(seconds, 2))
+            run = _run(one, contender, seconds if number else min(seconds, 4))
             if number:
                 found[name].append(run)
                 print(f"round {number}: {name} {run[0].rate:.0f}/s, p99 {run[0].p99:.0f} ms", flush=True)

@@ -26,7 +26,7 @@ from openremedy.people import Identity
 TIMEOUT = 5  # seconds, of each call
 LEEWAY = 120  # seconds that its clock and ours may differ
 KEPT = 3600  # seconds that its addresses and keys are believed before they are read again
-AT_ONCE = 4  # calls of a process, half its threads: a provider that hangs must not stop the intake of alerts
+AT_ONCE = 4  # calls of a process, a third of its threads: a provider that hangs must not stop the intake of alerts
 PATIENCE = 1  # seconds to wait for one of these
 MAX_SUBJECT = 255  # OpenID Connect Core 1.0, 2: ASCII characters
 SCOPE = "openid email"

@@ -345,7 +345,7 @@ def test_pipelined_requests_are_answered_apart(server: Stack) -> None:
 
 def test_silent_and_slow_senders_do_not_hold_up_others(server: Stack) -> None:
     with contextlib.ExitStack() as open_sockets:
-        # Each holds a thread; eight of them stop a worker, which is why a buffering proxy belongs in front.
+        # Each holds a thread; twelve of them stop a worker, which is why a buffering proxy belongs in front.
         for said in (b"", b"POST /api/v1/webhooks", head("Content-Length: 100", close=False) + b"{}") * 2:
             open_sockets.enter_context(connect(server)).sendall(said)
         began = time.monotonic()
