@@ -14,8 +14,8 @@ from gunicorn.http import parser
 from config import SettingsError, load
 
 # Threads, because a sender that opens a connection and says nothing would stall a sync worker: two of them stop two
-# workers. Twelve threads a worker stand more; many slow senders still need a buffering proxy in front. As many as a pool
-# has connections: the more alerts of a tenant come at once, the more one statement stores (docs/performance.md).
+# workers. Twelve threads a worker stand more; many slow senders still need a buffering proxy in front. As many as a
+# pool has connections: the more alerts of a tenant come at once, the more one statement stores (docs/performance.md).
 worker_class = "gthread"
 workers = 2
 threads = 12
