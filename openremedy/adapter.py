@@ -456,9 +456,13 @@ def _unplaced(translations: Sequence[Translation], at: datetime) -> Iterator[Unp
 def answer(receipt: Receipt) -> dict[str, Any]:
     """What the sender of a native body is told."""
     return {
-        "delivery_id": receipt.delivery_id,
+        "delivery_id": str(receipt.delivery_id),
         "alerts": [
-            {"outcome": stored.outcome, "incident_id": stored.incident_id, "reason": stored.reason}
+            {
+                "outcome": stored.outcome,
+                "incident_id": str(stored.incident_id) if stored.incident_id else None,
+                "reason": stored.reason,
+            }
             for stored in receipt.outcomes
         ],
     }
