@@ -36,7 +36,7 @@ from openremedy.models import (
     now,
     table,
 )
-from openremedy.tenants import find_tenant, label, unique
+from openremedy.tenants import called, find_tenant, label, unique
 
 if TYPE_CHECKING:  # what it brings along takes a tenth of a second, and a web process posts nothing
     from openremedy.outgoing_client import Answer
@@ -103,11 +103,8 @@ def get_endpoint(session: Session, tenant_id: int, endpoint_id: str) -> Outgoing
 
 def find_endpoint(session: Session, slug: str, endpoint: str) -> OutgoingEndpoint:
     """A tenant's endpoint by its id or name. Raises NotFound."""
-    known = list_endpoints(session, find_tenant(session, slug).id)
-    # An id first: somebody may have named another one like it.
-    found = {one.name: one for one in known} | {str(one.id): one for one in known}
-    if endpoint in found:
-        return found[endpoint]
+    if found := called(list_endpoints(session, find_tenant(session, slug).id), endpoint):
+        return found
     raise NotFound(f"{slug!r} has no endpoint {endpoint!r}.")
 
 

@@ -15,7 +15,7 @@ from openremedy.crypto import Vault
 from openremedy.errors import Conflict, Invalid, NotFound
 from openremedy.incidents import stamp
 from openremedy.models import SecretKind, Source, SourceSecret, SourceToken, now
-from openremedy.tenants import MAX_LIVE_SECRETS, find_tenant, given, label, unique
+from openremedy.tenants import MAX_LIVE_SECRETS, called, find_tenant, given, label, unique
 
 MAX_STALE_AFTER = 366 * 24 * 3600
 MAX_RATE_LIMIT = 1_000_000
@@ -75,11 +75,8 @@ def list_sources(session: Session, tenant_id: int) -> Sequence[Source]:
 
 def find_source(session: Session, slug: str, source: str) -> Source:
     """A tenant's source by its id or name. Raises NotFound."""
-    known = list_sources(session, find_tenant(session, slug).id)
-    # An id first: somebody may have named another one like it.
-    found = {one.name: one for one in known} | {str(one.id): one for one in known}
-    if source in found:
-        return found[source]
+    if found := called(list_sources(session, find_tenant(session, slug).id), source):
+        return found
     raise NotFound(f"{slug!r} has no source {source!r}.")
 
 

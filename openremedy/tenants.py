@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cryptography.fernet import InvalidToken
 from sqlalchemy import ColumnElement, Engine, func, or_, select
@@ -23,6 +23,7 @@ from openremedy.models import (
     Incident,
     IncidentStatus,
     Membership,
+    OutgoingEndpoint,
     Role,
     Source,
     Tenant,
@@ -111,6 +112,15 @@ def find_tenant(session: Session, slug: str) -> Tenant:
     if tenant is None:
         raise NotFound(f"There is no tenant {slug!r}.")
     return tenant
+
+
+Thing = TypeVar("Thing", Source, OutgoingEndpoint)
+
+
+def called(things: Sequence[Thing], wanted: str) -> Thing | None:
+    """That of a tenant's things which has this id or name, the newest of several."""
+    # An id first: somebody may have named another one like it.
+    return ({one.name: one for one in things} | {str(one.id): one for one in things}).get(wanted)
 
 
 @dataclass(frozen=True)
