@@ -136,7 +136,7 @@ def _extensions(app: Flask, settings: Settings) -> None:
     db.init_app(app)
     migrate.init_app(app, db)
     # Every limit is charged by name where it holds: told that it is there already, the limiter does not look for some
-    # more at the beginning and the end of every request, which took a tenth of an alert's time.
+    # more at the beginning and the end of every request, which took a sixteenth of an alert's time here.
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
     if settings.database_url.startswith("sqlite"):
