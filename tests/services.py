@@ -356,7 +356,15 @@ class Prometheus(Server):
     def __init__(self, folder: Path, config: str, rules: str) -> None:
         super().__init__(folder)
         (folder / "prometheus.yml").write_text(config)
-        (folder / "rules.yml").write_text(rules)
+        self._write(rules)
+
+    def _write(self, rules: str) -> None:
+        (self.folder / "rules.yml").write_text(rules)
+
+    def follow(self, rules: str) -> None:
+        """Other rules from now on; an alert keeps its state while its name and its labels stay."""
+        self._write(rules)
+        os.kill(self.pid, signal.SIGHUP)
 
     def command(self) -> list[str]:
         return [
