@@ -85,7 +85,7 @@ fixtures: $(VENV)/installed-dev ## Write the adapters' expected files anew; read
 	$(BIN)/python tests/golden.py
 
 .PHONY: bench
-bench: $(VENV)/installed-dev $(VENV)/alerta/installed ## Time the door and the verdicts against others (11 minutes); T=--smoke takes two
+bench: $(VENV)/installed-dev $(VENV)/alerta/installed ## Time the door and the verdicts against others (15 minutes); T=--smoke takes two
 	$(BIN)/python -m bench $(T)
 
 .PHONY: bench-prune
