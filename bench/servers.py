@@ -1,7 +1,6 @@
 """The candidates, each under the same gunicorn with the same settings, on the same PostgreSQL and Redis."""
 
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,7 +94,7 @@ class Machine:
 
     def _gunicorn(self, name: str, python: str, app: str, environment: dict[str, str]) -> Candidate:
         port = services.free_port()
-        command = [python, "-m", "gunicorn", *_options(), "--bind", f"127.0.0.1:{port}", app]
+        command = [python, "-m", "gunicorn", "--config", "bench/gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", app]
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
             command,
@@ -110,29 +109,11 @@ class Machine:
         self._kept.callback(process.wait, 30)
         self._kept.callback(process.terminate)
         services.until(lambda: _answers(f"http://127.0.0.1:{port}/"), f"{name} answers, see {log.name}")
-        _spread(process.pid)
         return Candidate(name, port, process.pid)
 
     def close(self) -> None:
         """End what was started here."""
         self._kept.close()
-
-
-def _options() -> list[str]:
-    """Our own settings of gunicorn; its configuration file would ask Alerta's interpreter for our packages."""
-    chosen = runpy.run_path(str(ROOT / "config/gunicorn.conf.py"))
-    options = [f"--{name}={chosen[name]}" for name in ("workers", "threads", "timeout")]
-    options += [f"--worker-class={chosen['worker_class']}", f"--keep-alive={chosen['keepalive']}"]
-    return [*options, "--log-level=warning", "--no-control-socket"]
-
-
-def _spread(master: int) -> None:
-    """Give each worker a processor of its own, as our configuration file does with ours."""
-    processors = sorted(os.sched_getaffinity(0))
-    workers = services.children(master)
-    for number, worker in enumerate(workers if len(processors) <= len(workers) else []):
-        for thread in Path(f"/proc/{worker}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {processors[number % len(processors)]})
 
 
 def _answers(url: str) -> bool:

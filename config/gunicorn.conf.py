@@ -1,22 +1,54 @@
 """How gunicorn serves wsgi:app. The address comes from the command line (`--bind`)."""
 
 import gc
+import mmap
 import os
 import shutil
 import sys
 import tempfile
+import time
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from gunicorn.http import parser
+from gunicorn.workers.gthread import ThreadWorker
 
-from config import SettingsError, load
+PLACES = 64
+NOBODY = 2**31 - 1
+HESITATION = 0.001  # seconds
+# How many connections each worker has, in memory that they share; one place for each.
+_held = memoryview(mmap.mmap(-1, 4 * PLACES)).cast("i")
+_held[:] = array("i", [NOBODY] * PLACES)
+
+
+class EvenWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """Leaves a new connection to a worker that has fewer, for a moment.
+
+    All are woken for each, and of senders that keep their connections one worker often had nearly all: the other's
+    processor idled while alerts waited (docs/adr/0043). Only for a moment: one that hangs has few and takes none.
+    """
+
+    place = 0  # set before the fork
+
+    def accept(self, listener: Any) -> None:
+        """As gthread does, but not before the others."""
+        if self.nr_conns > min(_held):
+            time.sleep(HESITATION)
+        super().accept(listener)
+        _held[self.place] = self.nr_conns
+
+    def notify(self) -> None:
+        """Called whenever something happened, and every second."""
+        _held[self.place] = self.nr_conns if self.alive else NOBODY
+        super().notify()
+
 
 # Threads, because a sender that opens a connection and says nothing would stall a sync worker: two of them stop two
 # workers. Twelve threads a worker stand more; many slow senders still need a buffering proxy in front. As many as a
 # pool has connections: the more alerts of a tenant come at once, the more one statement stores (docs/performance.md).
-worker_class = "gthread"
+worker_class = EvenWorker
 workers = 2
 threads = 12
 
@@ -60,6 +92,9 @@ def on_starting(_arbiter: Any) -> None:
     """Read the settings once before there are workers: a wrong one is one line, not one from each of them. Then make
     the folder of what the workers count together; each start has its own, and the workers find it in the environment.
     """
+    # Here and not above: the bench serves others with this file, whose interpreter lacks our packages.
+    from config import SettingsError, load
+
     try:
         load()
     except SettingsError as error:
@@ -76,12 +111,13 @@ def on_exit(_arbiter: Any) -> None:
 
 
 def pre_fork(arbiter: Any, worker: Any) -> None:
-    """Choose a processor for a worker where there are no more processors than workers: one that the fewest have.
+    """Choose a worker's place, and its processor where there are no more than workers: one that the fewest have.
 
     Its threads run one at a time, and each that goes on elsewhere finds nothing of the interpreter in the cache there;
     on one processor they also never pull the interpreter's lock to and fro. It gains a quarter (docs/performance.md).
     With processors to spare the system does better than we.
     """
+    worker.place = min(set(range(PLACES)) - {one.place for one in arbiter.WORKERS.values()}, default=0)
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     taken = Counter(one.processor for one in arbiter.WORKERS.values())
     worker.processor = min(there, key=lambda one: taken[one]) if 0 < len(there) <= arbiter.num_workers else None
@@ -91,6 +127,11 @@ def post_fork(_arbiter: Any, worker: Any) -> None:
     """Keep the worker there, and every thread that it will have."""
     if worker.processor is not None:
         os.sched_setaffinity(0, {worker.processor})
+
+
+def child_exit(_arbiter: Any, worker: Any) -> None:
+    """Its connections ended with it."""
+    _held[worker.place] = NOBODY
 
 
 def post_worker_init(_worker: Any) -> None:

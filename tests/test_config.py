@@ -327,14 +327,14 @@ def test_workers_keep_to_processors_of_their_own_where_there_are_none_to_spare(
     gunicorn = runpy.run_path(str(ROOT / "config/gunicorn.conf.py"))
     arbiter = SimpleNamespace(num_workers=workers, WORKERS={})
     for number in range(workers):
-        worker = arbiter.WORKERS[number] = SimpleNamespace(processor=None)
+        worker = arbiter.WORKERS[number] = SimpleNamespace(place=0, processor=None)
         gunicorn["pre_fork"](arbiter, worker)
         gunicorn["post_fork"](arbiter, worker)
     assert [one.processor for one in arbiter.WORKERS.values()] == chosen
     assert kept == [{one} for one in chosen if one is not None]
     if chosen[0] is not None:  # one that is started for another takes its place
         del arbiter.WORKERS[0]
-        late = SimpleNamespace(processor=None)
+        late = SimpleNamespace(place=0, processor=None)
         gunicorn["pre_fork"](arbiter, late)
         assert late.processor == chosen[0]
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 
 from cast import DISK_FULL, sign
-from services import RedisServer, until
+from services import RedisServer, children, until
 from stack import Stack
 
 MAX_BODY = 2000
@@ -352,6 +354,65 @@ def test_silent_and_slow_senders_do_not_hold_up_others(server: Stack) -> None:
         for _ in range(5):
             assert send(server, BODY).startswith(b"HTTP/1.1 202")
         assert time.monotonic() - began < 4
+
+
+# ---------------------------------------------------------------- between the processes
+
+
+def sockets(server: Stack) -> dict[int, int]:
+    """How many each web process has."""
+    found = {}
+    for pid in children(server.processes["web"].pid):
+        links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+        found[pid] = sum(str(link).startswith("socket:") for link in links)
+    return found
+
+
+@contextlib.contextmanager
+def connected(server: Stack, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that came at once and stay open, each with a request behind it."""
+    with contextlib.ExitStack() as kept:
+        found = [kept.enter_context(connect(server)) for _ in range(count)]
+        for one in found:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert all(hear(one, whole=False).startswith(b"HTTP/1.1 200") for one in found)
+        yield found
+
+
+def spread(server: Stack, count: int) -> list[int]:
+    """How many of so many connections each process took."""
+    before = sockets(server)
+    with connected(server, count):
+        taken = sorted(held - before[pid] for pid, held in sockets(server).items())
+    # One more may be the first to Redis.
+    until(lambda: all(held <= before[pid] + 1 for pid, held in sockets(server).items()), "they are closed here, too")
+    return taken
+
+
+def test_connections_that_stay_are_shared_by_the_processes(server: Stack) -> None:
+    """Otherwise a processor idles while alerts wait: one process often took nearly all of them."""
+    until(lambda: spread(server, 16)[0], "both have started")
+    for _ in range(4):
+        assert min(spread(server, 32)) >= 12
+
+
+def test_a_process_that_stands_still_is_not_waited_for(server: Stack) -> None:
+    still = min(children(server.processes["web"].pid))
+    os.kill(still, signal.SIGSTOP)
+    try:
+        with connected(server, 20):
+            pass
+    finally:
+        os.kill(still, signal.SIGCONT)
+
+
+def test_a_process_that_takes_the_place_of_a_dead_one_gets_its_share(server: Stack) -> None:
+    with connected(server, 8):
+        dead = min(children(server.processes["web"].pid))
+        os.kill(dead, signal.SIGKILL)
+        until(lambda: dead not in children(server.processes["web"].pid), "it is gone")
+    until(lambda: len(children(server.processes["web"].pid)) == 2, "another one is there")
+    until(lambda: spread(server, 16)[0] >= 6, "it takes part")
 
 
 # ---------------------------------------------------------------- afterwards
