@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from flask import Flask
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Connection, Engine, create_engine, select, text
 
 from bodies import alert, arrivals, delivery, minute, outcomes, put, tenant_id
 from cast import Tenant
@@ -202,6 +202,36 @@ def test_its_function_gives_what_the_lifecycle_asks_for(engine: Engine, tenant: 
         engine, text("SELECT proargnames FROM pg_proc WHERE proname = 'openremedy_differing' AND pronargs = 3")
     )
     assert found[0][0][3:] == ["identity", "id", *STATE]
+
+
+COPIES = """INSERT INTO incidents (id, tenant_id, adapter, identity, status, hostname, incident_type, severity,
+        evidence, occurrences, first_seen, last_seen, recent_starts, triage, triage_since)
+    SELECT gen_random_uuid(), :tenant, 'canonical', gen_random_uuid()::text, 'open', 'web', 'custom', 'low', '{}',
+        1, now(), now(), '[]', 'pending', now() FROM generate_series(1, :count)"""
+FETCHED = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'incidents'"
+
+
+def test_changes_read_no_others_with_a_plan_from_when_the_table_was_nearly_empty(engine: Engine, tenant: int) -> None:
+    """A session keeps its plans, and the storm that makes a table large finds those of the time before."""
+
+    def change(connection: Connection) -> None:
+        found = connection.execute(text("SELECT id, event_at, fired_at FROM incidents LIMIT 5")).mappings().all()
+        same = {"more": 1, "status": "open", "severity": "low", "sender_ended": False, "latest": True}
+        changed = express._json([dict(row) | same | {"last_seen": minute(0)} for row in found])
+        connection.execute(text("SELECT set_config('enable_seqscan', 'off', true)"))
+        assert connection.scalar(text("SELECT openremedy_add(CAST(:rows AS json))"), {"rows": changed}) == 5
+
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as vacuum, engine.connect() as connection:
+        vacuum.execute(text(COPIES), {"tenant": tenant, "count": 5})
+        vacuum.execute(text("VACUUM ANALYZE incidents"))
+        for _ in range(12):
+            change(connection)
+            connection.commit()
+        vacuum.execute(text(COPIES), {"tenant": tenant, "count": 3000})
+        before = connection.scalar(text(FETCHED))
+        change(connection)
+        assert connection.scalar(text(FETCHED)) - before <= 20
+        assert connection.scalar(text("SELECT sum(occurrences) FROM incidents")) == 5 + 3000 + 13 * 5
 
 
 # ---------------------------------------------------------------- races
