@@ -54,7 +54,7 @@ from openremedy.rows import (
 ATTEMPTS = 3
 RETRIED_STATES = ("40001", "40P01")  # serialisation failure, deadlock
 SHUT_DOWN = "57P01"  # what a connection says that was ended while it was idle: it has done nothing
-LARGEST = 100  # alerts of bodies that are written together; a larger one holds nobody up
+LARGEST = 300  # alerts of bodies that are written together; a larger one holds nobody up
 REMEMBERED = 20_000  # incidents; about a kilobyte each
 
 
