@@ -17,10 +17,11 @@ from gunicorn.workers.gthread import ThreadWorker
 
 PLACES = 64
 NOBODY = 2**31 - 1
+FULL = 2**20  # more than anybody's connections
 HESITATION = 0.001  # seconds
-# How many connections each worker has, in memory that they share; one place for each.
-_held = memoryview(mmap.mmap(-1, 4 * PLACES)).cast("i")
-_held[:] = array("i", [NOBODY] * PLACES)
+# What each worker has in hand, in memory that they share; one place for each.
+_load = memoryview(mmap.mmap(-1, 4 * PLACES)).cast("i")
+_load[:] = array("i", [NOBODY] * PLACES)
 
 
 class EvenWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -30,18 +31,33 @@ class EvenWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     processor idled while alerts waited (docs/adr/0043). Only for a moment: one that hangs has few and takes none.
     """
 
+    nr_conns: int
     place = 0  # set before the fork
 
+    @property
+    def load(self) -> int:
+        """Its connections; whose threads are all busy has more than any other."""
+        busy = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        return self.nr_conns + (FULL if busy >= self.cfg.threads else 0)
+
     def accept(self, listener: Any) -> None:
-        """As gthread does, but not before the others."""
-        if self.nr_conns > min(_held):
+        """As gthread does, but not before the others, and not what would only wait here and not there."""
+        if self.load > min(_load):
             time.sleep(HESITATION)
+            if self.load >= FULL > min(_load):
+                return
         super().accept(listener)
-        _held[self.place] = self.nr_conns
+        _load[self.place] = self.load
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Gunicorn counts a connection twice that broke in the middle of an answer; one that has fewer is sent more."""
+        before = self.nr_conns
+        super().finish_request(conn, fs)
+        self.nr_conns = max(self.nr_conns, before - 1)
 
     def notify(self) -> None:
         """Called whenever something happened, and every second."""
-        _held[self.place] = self.nr_conns if self.alive else NOBODY
+        _load[self.place] = self.load if self.alive else NOBODY
         super().notify()
 
 
@@ -117,7 +133,9 @@ def pre_fork(arbiter: Any, worker: Any) -> None:
     on one processor they also never pull the interpreter's lock to and fro. It gains a quarter (docs/performance.md).
     With processors to spare the system does better than we.
     """
-    worker.place = min(set(range(PLACES)) - {one.place for one in arbiter.WORKERS.values()}, default=0)
+    # After a reload there may be some that the release before had started.
+    taken_places = {getattr(one, "place", None) for one in arbiter.WORKERS.values()}
+    worker.place = min(set(range(PLACES)) - taken_places, default=0)
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     taken = Counter(one.processor for one in arbiter.WORKERS.values())
     worker.processor = min(there, key=lambda one: taken[one]) if 0 < len(there) <= arbiter.num_workers else None
@@ -131,7 +149,8 @@ def post_fork(_arbiter: Any, worker: Any) -> None:
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
     """Its connections ended with it."""
-    _held[worker.place] = NOBODY
+    if hasattr(worker, "place"):
+        _load[worker.place] = NOBODY
 
 
 def post_worker_init(_worker: Any) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -361,10 +362,11 @@ def test_silent_and_slow_senders_do_not_hold_up_others(server: Stack) -> None:
 
 def sockets(server: Stack) -> dict[int, int]:
     """How many each web process has."""
-    found = {}
-    for pid in children(server.processes["web"].pid):
-        links = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
-        found[pid] = sum(str(link).startswith("socket:") for link in links)
+    found = dict.fromkeys(children(server.processes["web"].pid), 0)
+    for pid in found:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found[pid] += str(link.readlink()).startswith("socket:")
     return found
 
 
@@ -392,18 +394,35 @@ def spread(server: Stack, count: int) -> list[int]:
 def test_connections_that_stay_are_shared_by_the_processes(server: Stack) -> None:
     """Otherwise a processor idles while alerts wait: one process often took nearly all of them."""
     until(lambda: spread(server, 16)[0], "both have started")
-    for _ in range(4):
-        assert min(spread(server, 32)) >= 12
+    # One that is kept from its processor for a while gets fewer; that is nothing to wait for.
+    assert statistics.median(min(spread(server, 32)) for _ in range(7)) >= 12
 
 
-def test_a_process_that_stands_still_is_not_waited_for(server: Stack) -> None:
+@contextlib.contextmanager
+def only_one(server: Stack) -> Iterator[None]:
+    """The other process stands still."""
     still = min(children(server.processes["web"].pid))
     os.kill(still, signal.SIGSTOP)
     try:
-        with connected(server, 20):
-            pass
+        yield
     finally:
         os.kill(still, signal.SIGCONT)
+
+
+def test_a_process_that_stands_still_is_not_waited_for(server: Stack) -> None:
+    with only_one(server), connected(server, 20):
+        pass
+
+
+def test_nothing_waits_at_a_process_that_is_busy_while_another_is_not(server: Stack) -> None:
+    """Also where that has more connections, which come one after another and stay."""
+    with contextlib.ExitStack() as slow:
+        with only_one(server):
+            for _ in range(12):
+                slow.enter_context(connect(server)).sendall(head("Content-Length: 100", close=False) + b"{}")
+            time.sleep(0.5)  # until they have their threads
+        for _ in range(30):
+            slow.enter_context(connected(server, 1))
 
 
 def test_a_process_that_takes_the_place_of_a_dead_one_gets_its_share(server: Stack) -> None:
