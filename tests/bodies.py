@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select, text
 
 from openremedy import store
 from openremedy.alerts import Alert, AlertStatus, IncidentType, Severity, identity
@@ -71,3 +71,14 @@ def put(engine: Engine, tenant: int, *alerts: Alert, **changes: Any) -> list[Sto
 
 def outcomes(stored: list[Stored]) -> list[str]:
     return [str(one.outcome) for one in stored]
+
+
+def many_pending(connection: Connection, tenant: int, count: int) -> None:
+    """So many open incidents that nobody has looked at, as PostgreSQL makes them: the planner knows nothing of them."""
+    copies = text(
+        """INSERT INTO incidents (id, tenant_id, adapter, identity, status, hostname, incident_type, severity, evidence,
+            occurrences, first_seen, last_seen, recent_starts, triage, triage_since)
+        SELECT gen_random_uuid(), :tenant, 'canonical', gen_random_uuid()::text, 'open', 'web', 'custom', 'low', '{}',
+            1, now(), now(), '[]', 'pending', now() FROM generate_series(1, :count)"""
+    )
+    connection.execute(copies, {"tenant": tenant, "count": count})

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import Engine, event, func, select, text, update
+from sqlalchemy import Engine, event, func, select, update
 
+from bodies import many_pending
 from cast import Tenant
 from openremedy import claims
 from openremedy.claims import Claim
@@ -291,15 +292,9 @@ def test_a_claim_reads_the_first_of_each_tenant_also_where_the_planner_knows_not
     alice: Tenant, charlie: Tenant, engine: Engine
 ) -> None:
     """In a storm the statistics of the table are of the time before: no plan may read all that is pending."""
-    copies = text(
-        """INSERT INTO incidents (id, tenant_id, adapter, identity, status, hostname, incident_type, severity, evidence,
-            occurrences, first_seen, last_seen, recent_starts, triage, triage_since)
-        SELECT gen_random_uuid(), :tenant, 'canonical', gen_random_uuid()::text, 'open', 'web', 'custom', 'low', '{}',
-            1, now(), now(), '[]', 'pending', now() FROM generate_series(1, 3000)"""
-    )
     with engine.begin() as connection:
         for tenant in (alice, charlie):
-            connection.execute(copies, {"tenant": tenant.id})
+            many_pending(connection, tenant.id, 3000)
     wanted = claims._claimable("postgresql", one_tenant=False, bounded=False)
     values = wanted.params(limit=16, moment=now())
     literal = values.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})

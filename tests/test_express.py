@@ -16,7 +16,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, Engine, create_engine, select, text
 
-from bodies import alert, arrivals, delivery, minute, outcomes, put, tenant_id
+from bodies import alert, arrivals, delivery, many_pending, minute, outcomes, put, tenant_id
 from cast import Tenant
 from openremedy import database, express, store
 from openremedy.alerts import Alert, Outcome
@@ -204,10 +204,6 @@ def test_its_function_gives_what_the_lifecycle_asks_for(engine: Engine, tenant: 
     assert found[0][0][3:] == ["identity", "id", *STATE]
 
 
-COPIES = """INSERT INTO incidents (id, tenant_id, adapter, identity, status, hostname, incident_type, severity,
-        evidence, occurrences, first_seen, last_seen, recent_starts, triage, triage_since)
-    SELECT gen_random_uuid(), :tenant, 'canonical', gen_random_uuid()::text, 'open', 'web', 'custom', 'low', '{}',
-        1, now(), now(), '[]', 'pending', now() FROM generate_series(1, :count)"""
 FETCHED = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'incidents'"
 
 
@@ -222,12 +218,12 @@ def test_changes_read_no_others_with_a_plan_from_when_the_table_was_nearly_empty
         assert connection.scalar(text("SELECT openremedy_add(CAST(:rows AS json))"), {"rows": changed}) == 5
 
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as vacuum, engine.connect() as connection:
-        vacuum.execute(text(COPIES), {"tenant": tenant, "count": 5})
+        many_pending(vacuum, tenant, 5)
         vacuum.execute(text("VACUUM ANALYZE incidents"))
         for _ in range(12):
             change(connection)
             connection.commit()
-        vacuum.execute(text(COPIES), {"tenant": tenant, "count": 3000})
+        many_pending(vacuum, tenant, 3000)
         before = connection.scalar(text(FETCHED))
         change(connection)
         assert connection.scalar(text(FETCHED)) - before <= 20

@@ -25,8 +25,8 @@ TYPES = {
     **dict.fromkeys(("status", "severity", "event_digest", "ended_by"), "varchar"),
     **dict.fromkeys(("sender_ended", "latest"), "boolean"),
 }
-ROWS = "r (id uuid, evidence json, more integer, last_seen timestamptz, "
-ROWS += ", ".join(f"{name} {TYPES.get(name, 'timestamptz')}" for name in DECIDING) + ")"
+COLUMNS = "id uuid, evidence json, more integer, last_seen timestamptz, "
+COLUMNS += ", ".join(f"{name} {TYPES.get(name, 'timestamptz')}" for name in DECIDING)
 CHANGES = f"""{", ".join(f"{name} = new.{name}" for name in DECIDING)},
         occurrences = incidents.occurrences + new.more, last_seen = greatest(incidents.last_seen, new.last_seen),
         evidence = coalesce(new.evidence, incidents.evidence), searchable = false"""
@@ -49,7 +49,7 @@ DECLARE
     count integer;
 BEGIN
     UPDATE incidents SET {CHANGES}
-    FROM json_to_recordset(changed) AS {ROWS.replace("r (", "new (", 1)}
+    FROM json_to_recordset(changed) AS new ({COLUMNS})
     CROSS JOIN LATERAL (SELECT i.ctid AS tuple FROM incidents i WHERE i.id = new.id LIMIT 1) found
     WHERE incidents.ctid = found.tuple;
     GET DIAGNOSTICS count = ROW_COUNT;
@@ -64,7 +64,7 @@ DECLARE
     new record;
     count integer := 0;
 BEGIN
-    FOR new IN SELECT * FROM json_to_recordset(changed) AS {ROWS} LOOP
+    FOR new IN SELECT * FROM json_to_recordset(changed) AS r ({COLUMNS}) LOOP
         UPDATE incidents SET {CHANGES} WHERE incidents.id = new.id;
         count := count + 1;
     END LOOP;
