@@ -7,6 +7,8 @@ import re
 import signal
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,9 @@ from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 
 from cast import DISK_FULL, sign
-from services import RedisServer, children, until
-from stack import Stack
+from openremedy.tether import die_with_parent
+from services import RedisServer, children, free_port, until
+from stack import ROOT, Stack
 
 MAX_BODY = 2000
 BODY = json.dumps(DISK_FULL).encode()
@@ -432,6 +435,46 @@ def test_a_process_that_takes_the_place_of_a_dead_one_gets_its_share(server: Sta
         until(lambda: dead not in children(server.processes["web"].pid), "it is gone")
     until(lambda: len(children(server.processes["web"].pid)) == 2, "another one is there")
     until(lambda: spread(server, 16)[0] >= 6, "it takes part")
+
+
+BREAKS = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+    yield b"begun"
+    raise RuntimeError("in the middle of an answer")
+"""
+COUNTS = f"""
+import runpy
+globals().update(runpy.run_path({str(ROOT / "bench/gunicorn.conf.py")!r}))
+workers = 1
+def pre_request(worker, _request):
+    print("held", worker.nr_conns, flush=True)
+"""
+
+
+def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_counted_once(tmp_path: Path) -> None:
+    """Gunicorn itself comes to less than none: that process would look idle, and stop with requests in hand."""
+    port = free_port()
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    (tmp_path / "counts.conf.py").write_text(COUNTS)
+    command = [sys.executable, "-m", "gunicorn", "--config", "counts.conf.py", "--bind", f"127.0.0.1:{port}"]
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "breaks:app"], cwd=tmp_path, stdout=out, stderr=out, preexec_fn=die_with_parent
+        )
+    url = f"http://127.0.0.1:{port}/"
+
+    def held() -> list[int]:
+        with contextlib.suppress(requests.RequestException):
+            requests.get(url, timeout=5)
+        return [int(count) for count in re.findall(r"held (-?\d+)", (tmp_path / "out").read_text())]
+
+    try:
+        until(lambda: len(held()) >= 6, "it has broken six answers")
+    finally:
+        process.terminate()
+        process.wait()
+    assert min(held()) >= 1, "each request counts its own connection"
 
 
 # ---------------------------------------------------------------- afterwards
