@@ -28,7 +28,7 @@ from openremedy.alerts import Alert, AlertStatus, IncidentType, Outcome, Severit
 from openremedy.directory import Admitted, Proof, Published, Sender, Verify
 from openremedy.edge import Addressee
 from openremedy.errors import BadBody, Invalid, RateLimited, TooLarge, TryAgainSoon, Unauthorized, Unavailable
-from openremedy.extensions import limiter
+from openremedy.extensions import in_stock, limiter, per_minute
 from openremedy.incident_type import incident_type_of, said_type
 from openremedy.instructions import ANY_TOOL, Sample, SetupStep
 from openremedy.intake import Bundle, Origin, Receipt, Signed, Wanted
@@ -107,6 +107,7 @@ log = structlog.get_logger()
 
 TOKEN = "X-OpenRemedy-Token"  # nosec B105 # noqa: S105 - the name of a header
 FAILURES = "60 per minute"  # failed authentications of an address
+BODIES = "source"  # the limit of how many come from each
 MAX_ALERTS = 25_000  # in a body; a body of Alertmanager at the size limit holds some ten thousand
 MAX_PARTS = 100  # of a body in several parts
 WEBHOOKS = "/api/v1/webhooks"
@@ -254,7 +255,8 @@ class Adapter:
         edge.refuse_compression()
         admitted = self._admit(tenant, body)
         g.sender = admitted.sender
-        _limited(_charge_source, RateLimited if self.retries_429 else TryAgainSoon, "bodies of this source")
+        if not in_stock(_source_limit(), _source_key(), BODIES):
+            _limited(_charge_source, RateLimited if self.retries_429 else TryAgainSoon, "bodies of this source")
         reading = read(shape, body, request.mimetype, admitted.sender.options)
         return edge.accepted(answer(hand_over(admitted.sender, body, reading, edge.origin())))
 
@@ -308,10 +310,14 @@ def _source_limit() -> int:
     return services().settings.source_rate_limit if own is None else own
 
 
+def _source_key() -> str:
+    return str(g.sender.id)
+
+
 @limiter.shared_limit(
-    lambda: f"{_source_limit()} per minute",
-    scope="source",
-    key_func=lambda: str(g.sender.id),
+    lambda: per_minute(_source_limit()),
+    scope=BODIES,
+    key_func=_source_key,
     exempt_when=lambda: _source_limit() == 0,
 )
 def _charge_source() -> None:

@@ -168,13 +168,13 @@ class Directory:
         self._opened = Opened(vault)
         self._known: Fresh[_Tenants] = Fresh(engine, self._read, _Tenants())
 
-    def authenticate(self, slug: str, body: bytes, signature: str | None) -> Caller:
-        """The caller whose live secret signed `body`. Raises Unauthorized, Unavailable."""
+    def authenticate(self, slug: str, signed: Sequence[tuple[bytes, str | None]]) -> Caller:
+        """The caller whose live secrets signed all of these (body, signature). Raises Unauthorized, Unavailable."""
         began = time.monotonic()
         self._known.since(began - MAX_AGE)
-        caller = self._check(slug, body, signature)
+        caller = self._check(slug, signed)
         if caller is None and self._known.since(began):
-            caller = self._check(slug, body, signature)
+            caller = self._check(slug, signed)
         if caller is None:
             raise Unauthorized("The signature is missing or wrong.")
         return caller
@@ -189,15 +189,14 @@ class Directory:
         live = [one for one in known.secrets if one.live(now())] if known else []
         return partial(signing.sign, live[-1].value) if live else lambda _body: ""
 
-    def _check(self, slug: str, body: bytes, signature: str | None) -> Caller | None:
+    def _check(self, slug: str, signed: Sequence[tuple[bytes, str | None]]) -> Caller | None:
         moment = now()
         known = self._known.value.by_slug.get(slug)
         live = [one for one in known.secrets if one.live(moment)] if known else []
         values = [one.value for one in live] + [_DUMMY] * (self._known.value.most - len(live))
-        position = signing.matching(values, body, signature)
-        if known is None or position is None or position >= len(live):
-            return None
-        return Caller(known.tenant_id, live[position].id)
+        positions = [signing.matching(values, body, signature) for body, signature in signed]
+        fitting = [live[one].id for one in positions if one is not None and one < len(live)]
+        return Caller(known.tenant_id, fitting[-1]) if known and len(fitting) == len(positions) else None
 
     def _read(self, connection: Connection) -> _Tenants:
         rows = connection.execute(_LIVE, {"moment": now()}).all()

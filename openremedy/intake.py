@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from openremedy import audit, follow_ups, logs, meters, store
-from openremedy.alerts import PUBLIC_STATUSES, Alert, AlertStatus, Outcome, identity, parse_alert
+from openremedy.alerts import PUBLIC_STATUSES, AlertStatus, Outcome, identity, parse_alert
 from openremedy.audit import Actor
-from openremedy.directory import Caller, Directory, Sender
+from openremedy.directory import Directory, Sender
 from openremedy.errors import BadBody, Invalid
 from openremedy.ids import new_id
 from openremedy.models import now
@@ -135,7 +135,8 @@ class Door:
         Nothing is parsed before it is authenticated, and nothing is queued before it is committed.
         Raises Unauthorized, BadBody, Invalid, Unavailable; then nothing was stored.
         """
-        caller, alert, warnings = self._verified(tenant, body, signature, PUBLIC_STATUSES)
+        caller = self.directory.authenticate(tenant, [(body, signature)])
+        alert, warnings = parse_alert(body, PUBLIC_STATUSES)
         if origin.replay is None:  # that we sign again says nothing about who still uses the secret
             self.tally.used(caller.secret_id)
         delivery = _delivery(caller.tenant_id, body, origin)
@@ -156,15 +157,17 @@ class Door:
         """
         arrivals: list[Arrival] = []
         unplaced = list(bundle.unplaced)
+        space = ("native", sender.adapter, str(sender.id))
+        if bundle.signed:
+            self.directory.authenticate(sender.tenant, [(one.body, one.signature) for one in bundle.signed])
         for one in bundle.signed:
             try:
-                _, alert, _ = self._verified(sender.tenant, one.body, one.signature, ALL_STATUSES)
+                alert, _ = parse_alert(one.body, ALL_STATUSES)
             except (BadBody, Invalid) as problem:
                 log.error("adapter.not_canonical", adapter=sender.adapter, code=problem.code)
                 unplaced.append(Unplaced(one.position, Outcome.REJECTED, problem.sentence()))
                 continue
-            key = identity(alert, ("native", sender.adapter, str(sender.id)))
-            arrivals.append(Arrival(one.position, alert, key, one.opens, one.expires_at))
+            arrivals.append(Arrival(one.position, alert, identity(alert, space), one.opens, one.expires_at))
         delivery = _delivery(sender.tenant_id, bundle.raw, origin) | {
             "source_id": sender.id,
             "adapter": sender.adapter,
@@ -179,13 +182,6 @@ class Door:
             **Counter(str(stored.outcome) for stored in outcomes),
         )
         return Receipt(delivery["id"], outcomes, [])
-
-    def _verified(
-        self, tenant: str, body: bytes, signature: str | None, statuses: Iterable[AlertStatus]
-    ) -> tuple[Caller, Alert, list[str]]:
-        """Who signed this canonical body, and the alert in it: never parsed before the signature is right."""
-        caller = self.directory.authenticate(tenant, body, signature)
-        return caller, *parse_alert(body, statuses)
 
     def _store(
         self,

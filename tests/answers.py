@@ -1,13 +1,14 @@
-"""What every refusal looks like, whoever refuses."""
+"""What every refusal looks like, whoever refuses, and how often the limiter was asked."""
 
 import re
 from typing import Any
 
+import pytest
 from flask import Flask
 from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
-from openremedy.extensions import db
+from openremedy.extensions import db, limiter
 
 REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -44,3 +45,16 @@ def rows(app: Flask) -> dict[str, int]:
             for table in db.metadata.sorted_tables
         )
         return dict(connection.execute(select(*counts)).mappings().one())
+
+
+def limits_looked_up(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Grows by one each time that the limiter finds out what holds for whom."""
+    asked = []
+    found = limiter.limit_manager.resolve_limits
+
+    def resolve(*about: Any) -> Any:
+        asked.append(about)
+        return found(*about)
+
+    monkeypatch.setattr(limiter.limit_manager, "resolve_limits", resolve)
+    return asked

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from werkzeug.test import TestResponse
 
-from answers import refused
+from answers import limits_looked_up, refused
 from cast import Tenant, sign
 from config import Settings
 from openremedy.addresses import client_key, network_of
@@ -272,14 +272,7 @@ def test_other_headers_of_proxies_are_not_believed(limited: MakeClient) -> None:
 def test_of_a_large_limit_the_limiter_is_asked_once_for_a_bundle_and_nobody_gets_more(
     limited: MakeClient, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    found = limiter.limit_manager.resolve_limits
-
-    def resolve(*about: Any) -> Any:
-        asked.append(about)
-        return found(*about)
-
-    monkeypatch.setattr(limiter.limit_manager, "resolve_limits", resolve)
+    asked = limits_looked_up(monkeypatch)
     client = limited(rate_limit=2000, redis_url=redis_url)
     assert statuses(client, 2002) == [401] * 2000 + [429] * 2
     assert len(asked) == 1000 + 2

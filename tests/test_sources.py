@@ -15,7 +15,7 @@ import time_machine
 from flask import Flask
 from sqlalchemy import select, update
 
-from answers import refused, rows
+from answers import limits_looked_up, refused, rows
 from cast import Source, Tenant
 from config import Settings
 from openremedy import maintenance, signing, sources, tenants
@@ -318,6 +318,18 @@ def test_the_limit_goes_on_in_memory_with_redis_away(limited: Callable[..., Tena
 def test_the_limit_is_kept_in_redis(limited: Callable[..., Tenant], redis_url: str) -> None:
     source = limited(source_rate_limit=2, redis_url=redis_url).source("alertmanager")
     assert [source.send({"alerts": []}).status_code for _ in range(3)] == [202, 202, 503]
+
+
+def test_of_a_large_limit_the_limiter_is_asked_once_for_a_bundle_and_each_source_has_its_own(
+    limited: Callable[..., Tenant], redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = limited(source_rate_limit=2000, redis_url=redis_url)
+    first, second = tenant.source("alertmanager"), tenant.source("alertmanager")
+    asked = limits_looked_up(monkeypatch)
+    assert [first.send({"alerts": []}).status_code for _ in range(10)] == [202] * 10
+    assert len(asked) == 5, "a bundle of it is two"
+    assert second.send({"alerts": []}).status_code == 202
+    assert len(asked) == 6
 
 
 # ---------------------------------------------------------------- what is counted and seen

@@ -378,7 +378,7 @@ def test_a_refusal_costs_the_same_for_known_and_unknown_tenants(
     for slug, signature in (("alice", wrong), ("nobody", wrong), ("charlie", good), ("alice", None), ("nobody", "x")):
         with alice.app.app_context():
             directory = services().door.directory
-            directory.authenticate("alice", BODY, good)  # makes what is known fresh
+            directory.authenticate("alice", [(BODY, good)])  # makes what is known fresh
         if not fresh:
             monkeypatch.setattr(directory._known, "_read_at", float("-inf"))
         with counted(alice.app, monkeypatch) as seen:
