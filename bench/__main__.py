@@ -11,6 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +80,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if missing := [name for name in ("wrk",) if not shutil.which(name)]:
         sys.exit(f"{', '.join(missing)} is missing; on Debian and Ubuntu: apt-get install {' '.join(missing)}")
     found = intake.measured(options.rounds, options.seconds, options.rows, not options.without_alerta)
-    with tempfile.TemporaryDirectory(prefix="openremedy-bench-") as folder, servers.machine(Path(folder)) as one:
-        found["start"] = startup.measured(one.openremedy(), 1 if options.smoke else 3)
     sizes: dict[str, Any] = SMALL if options.smoke else {name: {} for name in SMALL}
-    found["lexical"] = verdicts.lexical_throughput(**sizes["lexical"])
-    found["model"] = verdicts.model_tier(**sizes["model"])
-    found["storm"] = verdicts.storm(**sizes["storm"])
-    return found
+    parts = {
+        "start": partial(_start, 1 if options.smoke else 3),
+        "lexical": partial(verdicts.lexical_throughput, **sizes["lexical"]),
+        "model": partial(verdicts.model_tier, **sizes["model"]),
+        "storm": partial(verdicts.storm, **sizes["storm"]),
+    }
+    # A smoke mostly waits for processes to start, so all of them do at once.
+    with ProcessPoolExecutor(len(parts) if options.smoke else 1) as pool:
+        jobs = {name: pool.submit(part) for name, part in parts.items()}
+        return found | {name: job.result() for name, job in jobs.items()}
+
+
+def _start(runs: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="openremedy-bench-") as folder, servers.machine(Path(folder)) as one:
+        return startup.measured(one.openremedy(), runs)
 
 
 def figures(found: dict[str, Any]) -> list[tuple[str, dict[str, float], str]]:

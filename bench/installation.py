@@ -79,9 +79,9 @@ class Installation:
     def create(self, slug: str) -> None:
         """A tenant with the starter recipes and a source of Alertmanager."""
         self.stack.slug = slug
-        self.stack.create_tenant()
+        (source,) = self.stack.create_tenant("alertmanager")
         self.secrets[slug] = self.stack.secret
-        self.tokens[slug] = self.stack.flask("source", "add", slug, "alertmanager")["token"]
+        self.tokens[slug] = source["token"]
 
     def rows(self, statement: Any, *values: Any) -> list[Any]:
         return self.database.execute(statement, values).fetchall()

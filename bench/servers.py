@@ -85,12 +85,9 @@ class Machine:
         self._kept.callback(stack.stop)
         limits = dict.fromkeys(("OPENREMEDY_RATE_LIMIT", "OPENREMEDY_SOURCE_RATE_LIMIT"), SOURCE_LIMIT)
         stack.environment |= limits | environment
-        stack.create_tenant()
-        installation = OpenRemedy(stack, url)
-        added = stack.flask("source", "add", stack.slug, "alertmanager")
-        installation.tokens["alertmanager"] = added["token"]
+        (source,) = stack.create_tenant("alertmanager")
         stack.start("web")
-        return installation
+        return OpenRemedy(stack, url, {"alertmanager": source["token"]})
 
     def _gunicorn(self, name: str, python: str, app: str, environment: dict[str, str]) -> Candidate:
         port = services.free_port()

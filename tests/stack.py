@@ -154,15 +154,19 @@ class Stack:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def create_tenant(self) -> None:
-        """Alice's tenant with the starter recipes, by the commands an operator uses."""
-        created, _, token = several(
+    def create_tenant(self, *adapters: str) -> list[dict[str, Any]]:
+        """Alice's tenant with the starter recipes and, which are returned, a source of each of these adapters; by the
+        commands an operator uses.
+        """
+        created, _, token, *sources = several(
             self.environment,
             (("tenant", "create", self.slug), None),
             (("recipe", "import", self.slug, "config/recipes.yaml"), None),
             (("token", "create", self.slug, "--role", "admin"), None),
+            *((("source", "add", self.slug, adapter), None) for adapter in adapters),
         )
         self.secret, self.token = created["webhook_secret"], token["token"]
+        return sources
 
     def send(self, body: dict[str, Any] | None = None, timeout: float = 30, **changes: Any) -> requests.Response:
         """Post a signed alert."""

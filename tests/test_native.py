@@ -246,8 +246,7 @@ def test_two_kinds_of_bodies_of_one_source_at_once_are_each_counted(alice: Tenan
 
 @ONLY_POSTGRESQL
 def test_real_processes_take_them_too(stack: Stack) -> None:
-    stack.create_tenant()
-    token = stack.flask("source", "add", "alice", "alertmanager")["token"]
+    token = stack.create_tenant("alertmanager")[0]["token"]
     stack.start("web")
     url = f"{stack.url}/api/v1/webhooks/alertmanager/alice"
     forth = [alert(number) for number in range(50)]

@@ -58,8 +58,7 @@ def test_a_dump_restored_elsewhere_goes_on_where_it_was(
     installed: Installed, postgres_server: PostgresServer, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     first = installed("first")
-    first.create_tenant()
-    source = first.flask("source", "add", first.slug, "grafana")
+    (source,) = first.create_tenant("grafana")
     first.start("web")  # and no worker: what comes waits
     ids = {first.send(hostname=f"web-{number}").json()["incident_id"] for number in range(WAITING)}
     dump = str(tmp_path / "openremedy.dump")

@@ -133,8 +133,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_fifth_adapter_is_one_package_and_nothing_else(stack: Stack, installed: Path) -> None:
     stack.environment["PYTHONPATH"] = str(installed)
-    stack.create_tenant()
-    source = stack.flask("source", "add", "alice", "nagios")
+    (source,) = stack.create_tenant("nagios")
     assert source["url"].endswith("/api/v1/webhooks/nagios/alice")
     stack.start("web")
     url = f"{stack.url}/api/v1/webhooks/nagios/alice"

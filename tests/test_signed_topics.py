@@ -620,8 +620,7 @@ def installed(tmp_path: Path, database_url: str, redis_url: str, aws: Aws) -> It
 
     running = Region(tmp_path, database_url, redis_url, ENCRYPTION_KEY)
     running.aws = aws
-    running.create_tenant()
-    token = running.flask("source", "add", running.slug, "sns")["token"]
+    token = running.create_tenant("sns")[0]["token"]
     running.flask("source", "edit", running.slug, "sns", "--option", f"topics={TOPIC}")
     running.start("web")
     yield running, token
