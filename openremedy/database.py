@@ -74,7 +74,7 @@ def prepare(engine: Engine) -> None:
 
 
 def _prepare_sqlite(engine: Engine) -> None:
-    """Write-ahead log, foreign keys, and transactions that take the write lock when they begin.
+    """Write-ahead log, foreign keys, lower() of all letters, and transactions that take the write lock when they begin.
 
     A transaction that began by reading and then writes is refused at once when another wrote in between, whatever
     the timeout; one that begins IMMEDIATE waits for its turn. Readers say so with `sqlite_readonly`.
@@ -83,6 +83,7 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows the letters of ASCII alone
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
@@ -92,6 +93,10 @@ def _prepare_sqlite(engine: Engine) -> None:
     def begin(connection: Any) -> None:
         deferred = connection.get_execution_options().get("sqlite_readonly")
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _prepare_postgresql(engine: Engine) -> None:

@@ -280,6 +280,14 @@ def hay(engine: Engine, tenant: int) -> None:
         incident(engine, tenant, hostname, evidence=evidence, incident_type="custom")
 
 
+# PostgreSQL knows such letters by the locale of its database, and that of the tests has none.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_letters_beyond_ascii_are_found_in_whatever_case(engine: Engine, hers: int) -> None:
+    incident(engine, hers, "SRV-MÜNCHEN", evidence={"note": "Größe"})
+    assert searched(engine, hers, "münchen") == searched(engine, hers, "GRÖ") == ["SRV-MÜNCHEN"]
+    assert hosts(engine, hers, hostname="srv-münchen") == hosts(engine, hers, hostname="SRV-MÜNCHEN") == ["SRV-MÜNCHEN"]
+
+
 @pytest.mark.parametrize("window", [1000, 1])
 @pytest.mark.parametrize("indexed", ["none", "some", "all"])
 def test_search_finds_the_same_whatever_the_index_holds_and_however_it_looks(
