@@ -57,6 +57,7 @@ def tenant_create(slug: str, name: str, secret: str | None) -> tuple[dict[str, A
     value = tenants.create_tenant(db.session(), services().vault, slug, name, value_of(secret))
     if len(value) < STRONG_SECRET:
         click.echo(f"Note: a secret of fewer than {STRONG_SECRET} characters can be guessed.", err=True)
+    click.echo(f"Note: {slug} has no recipes yet: flask recipe import {slug} config/recipes.yaml", err=True)
     text = f"Tenant {slug} created. Its webhook secret (keep it, it is not shown again here):\n{value}"
     return {"slug": slug, "webhook_secret": value}, text
 
@@ -102,7 +103,7 @@ def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | 
     if adapter not in registry.adapters():
         raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(sorted(registry.adapters()))}.")
     one, value = sources.add_source(
-        db.session(), services().vault, tenant_slug, adapter, name, value_of(signing_secret)
+        db.session(), services().vault, tenant_slug, adapter, name, value_of(signing_secret), actor=COMMAND_LINE
     )
     answer = _source_json(one, tenant_slug) | {"token": value}
     return answer, f"Source {one.name} (id {one.id}) added.\nURL:   {answer['url']}\nToken: {value}"
@@ -132,6 +133,11 @@ def _source_line(item: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def _note(one: Any, action: str, **detail: Any) -> None:
+    """For the audit log, in the transaction of the change."""
+    db.session.add(audit.line(COMMAND_LINE, one.tenant_id, action, one.name, **detail))
+
+
 @source.command("rotate")
 @click.argument("tenant_slug", metavar="TENANT")
 @click.argument("source_id", metavar="SOURCE")
@@ -142,6 +148,7 @@ def _source_line(item: dict[str, Any]) -> str:
 def source_rotate(tenant_slug: str, source_id: str, grace: float) -> tuple[dict[str, Any], str]:
     """Give a source (its id or name) a new token; the previous one works during the grace time."""
     one = sources.find_source(db.session(), tenant_slug, source_id)
+    _note(one, "source.rotated", grace_hours=grace)
     value, until = sources.rotate_source(db.session(), one, timedelta(hours=grace))
     answer = _source_json(one, tenant_slug) | {"token": value, "previous_valid_until": stamp(until)}
     return answer, f"New token of {one.name}:\n{value}\nThe previous one is valid until {stamp(until)}."
@@ -191,6 +198,7 @@ def source_edit(tenant_slug: str, source_id: str, **given: Any) -> tuple[dict[st
 
 
 def _edit(one: Any, **changes: Any) -> None:
+    _note(one, "source.changed", changed=sources.told(changes))
     sources.edit_source(db.session(), services().vault, one, registry.options_of(one.adapter), **changes)
 
 

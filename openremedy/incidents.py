@@ -421,7 +421,8 @@ def feedback(
 ) -> None:
     """Store what a person says of the verdict; their answer becomes the verdict.
 
-    `answer` is confirm, correct (with `recipe`) or none. Saying the same again changes nothing.
+    `answer` is confirm, correct (with `recipe`) or none. Saying the same again changes nothing but the wait for
+    another verdict, which it ends.
     Raises NotFound, Conflict (nothing to confirm), Invalid (no such recipe).
     """
     with engine.begin() as connection:
@@ -429,7 +430,8 @@ def feedback(
         incident = connection.execute(select(*table(Incident).c).where(Incident.id == incident_id)).mappings().one()
         current = _current(connection, incident["verdict_id"])
         chosen = _chosen(connection, tenant_id, answer, recipe, current)
-        if current and current["tier"] == "person" and current["recipe"] == chosen:
+        waits = incident["triage"] in (Triage.PENDING, Triage.CLASSIFYING)  # for a fresh verdict, which this one is
+        if current and current["tier"] == "person" and current["recipe"] == chosen and not waits:
             return
         suggested = current["recipe"] if current else None
         accepted = _accepts_anew(connection, incident, chosen)

@@ -389,6 +389,19 @@ def test_a_fresh_verdict_stays_fresh_over_an_attempt_that_broke(app: Flask, alic
 # ---------------------------------------------------------------- people
 
 
+def test_a_person_who_says_the_same_again_ends_the_wait_for_a_fresh_verdict(app: Flask, alice: Tenant) -> None:
+    incident_id = alice.alert()["incident_id"]
+    answer = {"answer": "correct", "recipe": "disk-full"}
+    alice.post(f"/incidents/{incident_id}/feedback", answer)
+    alice.post(f"/incidents/{incident_id}/reclassify")
+    assert alice.post(f"/incidents/{incident_id}/feedback", answer)["classification"] == "done"
+    classify(app)
+    incident = alice.incident(incident_id)
+    assert (incident["verdict"]["tier"], incident["verdict"]["recipe"]) == ("person", "disk-full")
+    assert [entry["kind"] for entry in incident["timeline"]].count("feedback") == 2
+    assert alice.post(f"/incidents/{incident_id}/feedback", answer) == incident, "where nothing waits nothing changes"
+
+
 def test_a_person_who_answers_during_the_call_is_not_overwritten(app: Flask, alice: Tenant) -> None:
     incident_id = alice.alert()["incident_id"]
     answer = {"answer": "correct", "recipe": "log-partition-full"}

@@ -27,6 +27,7 @@ from openremedy.extensions import db
 from openremedy.models import (
     AlertRecord,
     ApiToken,
+    AuditLine,
     Incident,
     Membership,
     Recipe,
@@ -312,6 +313,33 @@ def test_a_source_is_changed_in_what_is_named(shell: Shell) -> None:
     assert edited["signing_secrets"] == [second]
     shell.json("source", "disable", "acme", "pd")
     assert shell.json("source", "edit", "acme", "pd", "--enable")["disabled"] is False
+
+
+@ON_ONE
+def test_every_change_of_a_source_leaves_a_line_in_the_audit_log_and_a_refused_one_none(
+    shell: Shell, app: Flask
+) -> None:
+    shell.json("tenant", "create", "acme")
+    shell.json("source", "add", "acme", "pagerduty", "--signing-secret", "first")
+    shell.json("source", "edit", "acme", "pagerduty", "--add-signing-secret", "another", "--rate-limit", "0")
+    shell.json("source", "rotate", "acme", "pagerduty", "--grace", "1")
+    shell.json("source", "disable", "acme", "pagerduty")
+    shell.refused("source", "edit", "acme", "pagerduty", "--stale-after", "0")
+    named = AuditLine.action.startswith("source.")
+    lines = rows(app, select(AuditLine).where(named).order_by(AuditLine.id))
+    assert [(line.action, line.actor, line.detail) for line in lines] == [
+        ("source.added", "command line", {"adapter": "pagerduty"}),
+        ("source.changed", "command line", {"changed": {"add_signing_secret": "changed", "rate_limit": 0}}),
+        ("source.rotated", "command line", {"grace_hours": 1.0}),
+        ("source.changed", "command line", {"changed": {"disabled": True}}),
+    ]
+
+
+@ON_ONE
+def test_a_new_tenant_is_told_how_to_get_recipes(shell: Shell) -> None:
+    done = shell.run("tenant", "create", "acme", "--json")
+    assert "flask recipe import acme config/recipes.yaml" in done.stderr
+    assert set(json.loads(done.stdout)) == {"slug", "webhook_secret"}
 
 
 @ON_ONE
