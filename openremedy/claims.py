@@ -23,7 +23,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     true,
@@ -33,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from openremedy.ids import new_id
-from openremedy.models import CauseLease, Incident, ModelState, TimelineEntry, TokenUsage, Triage, now, table
+from openremedy.models import CauseLease, Incident, ModelState, TimelineEntry, TokenUsage, Triage, holds, now, table
 
 MAX_ATTEMPTS = 5
 # An incident that was claimed twice without a verdict may be what kills the worker: it is then claimed alone.
@@ -43,7 +42,6 @@ LONGEST_PAUSE = 300
 LONGEST_RETRY_AFTER = 600
 CAUSE_PAUSE = timedelta(minutes=5)
 _STATE_ROW = 1
-LAST_ID = literal(uuid.UUID(int=2**128 - 1))  # no id stands behind it
 
 _incidents = table(Incident)
 
@@ -120,7 +118,7 @@ def claim(
     sends thousands does not hold up the one incident of another. Within a turn the oldest is first. With `tenant_id`
     only those of this tenant; with `most_in_hand` none that would give its tenant more than so many at work.
     """
-    values = {"limit": limit, "before_last": limit - 1, "tenant": tenant_id, "most_in_hand": most_in_hand}
+    values = {"limit": limit, "tenant": tenant_id, "most_in_hand": most_in_hand}
     wanted = _claimable(engine.dialect.name, tenant_id is not None, most_in_hand is not None)
     return _claim(engine, wanted, values, lease)
 
@@ -132,10 +130,12 @@ def claim(
 def _claimable(dialect: str, one_tenant: bool, bounded: bool) -> Select[Any]:
     ready = (*_ready(one_tenant), Incident.attempts < SUSPECT_ATTEMPTS)
     first = _first_of_each_tenant(dialect, ready)
+    # SQLite would walk through all that is done, for an index that has the tenants in order.
+    whose = Incident.tenant_id if dialect == "postgresql" else Incident.tenant_id + 0
     in_hand = (
-        select(Incident.tenant_id, func.count().label("count"))
+        select(whose.label("tenant_id"), func.count().label("count"))
         .where(Incident.triage == Triage.CLASSIFYING)
-        .group_by(Incident.tenant_id)
+        .group_by(whose)
         .subquery()
     )
     place = func.row_number().over(partition_by=first.c.tenant_id, order_by=first.c.id)
@@ -147,8 +147,11 @@ def _claimable(dialect: str, one_tenant: bool, bounded: bool) -> Select[Any]:
 
 def _first_of_each_tenant(dialect: str, ready: Sequence[ColumnElement[bool]]) -> Subquery:
     """The first `limit` of every tenant that has any: no more can be claimed, and what stands behind them, however
-    many they are, is not read. Both steps walk ix_incidents_pending.
+    many they are, is not read. Both steps walk ix_incidents_pending. SQLite, where one process of a small installation
+    claims, reads all that waits: to bound it there took a walk past all that is done, for each that waits.
     """
+    if dialect != "postgresql":
+        return select(Incident.id, Incident.tenant_id).where(*ready).subquery()
     # Ordered by all of the index, or another that begins with the tenant would be walked past all that is done.
     pending = select(Incident.tenant_id).where(Incident.triage == Triage.PENDING)
     pending = pending.order_by(Incident.tenant_id, Incident.id).limit(1)
@@ -156,19 +159,10 @@ def _first_of_each_tenant(dialect: str, ready: Sequence[ColumnElement[bool]]) ->
     following = pending.where(Incident.tenant_id > tenants.c.id).scalar_subquery()
     tenants = tenants.union_all(select(following).where(tenants.c.id.is_not(None)))
     theirs = select(Incident.id).where(Incident.tenant_id == tenants.c.id, *ready).order_by(Incident.id)
-    if dialect == "postgresql":
-        # Said like this because it can only be done like this. Where nothing is known yet of how much is pending,
-        # which in a storm is usual, a join was planned so that it read all of it, and once more for each of its rows.
-        first = theirs.limit(_LIMIT).correlate(tenants).lateral()
-        return select(first.c.id, tenants.c.id.label("tenant_id")).join(first, true()).subquery()
-    last = theirs.limit(1).offset(bindparam("before_last", type_=Integer)).correlate(tenants).scalar_subquery()
-    bounds = select(tenants.c.id, func.coalesce(last, LAST_ID).label("last")).subquery()
-    return (
-        select(Incident.id, Incident.tenant_id)
-        .join(bounds, (Incident.tenant_id == bounds.c.id) & (Incident.id <= bounds.c.last))
-        .where(*ready)
-        .subquery()
-    )
+    # Said like this because it can only be done like this. Where nothing is known yet of how much is pending,
+    # which in a storm is usual, a join was planned so that it read all of it, and once more for each of its rows.
+    first = theirs.limit(_LIMIT).correlate(tenants).lateral()
+    return select(first.c.id, tenants.c.id.label("tenant_id")).join(first, true()).subquery()
 
 
 def claim_suspect(engine: Engine, lease: timedelta, tenant_id: int | None = None) -> Claim | None:
@@ -179,7 +173,8 @@ def claim_suspect(engine: Engine, lease: timedelta, tenant_id: int | None = None
 @cache
 def _suspects(one_tenant: bool) -> Select[Any]:
     suspects = (*_ready(one_tenant), Incident.attempts >= SUSPECT_ATTEMPTS)
-    return select(Incident.id).where(*suspects).order_by(Incident.id).limit(_LIMIT)
+    # Ordered as their index is: by the id alone SQLite walks through all that is done.
+    return select(Incident.id).where(*suspects).order_by(Incident.tenant_id, Incident.id).limit(_LIMIT)
 
 
 def _ready(one_tenant: bool) -> tuple[ColumnElement[bool], ...]:
@@ -262,7 +257,7 @@ def requeue_lost(engine: Engine, limit: int = 500) -> tuple[int, int]:
     expired = (
         select(_incidents.c.id, _incidents.c.tenant_id, _incidents.c.attempts)
         .where(_incidents.c.triage == Triage.CLASSIFYING, _incidents.c.lease_until < now())
-        .order_by(_incidents.c.id)
+        .order_by(_incidents.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -291,7 +286,7 @@ def redo_provisional(engine: Engine, limit: int = 200) -> int:
     chosen = (
         select(_incidents.c.id)
         .where(
-            _incidents.c.provisional,
+            holds(_incidents.c.provisional),
             _incidents.c.triage.in_((Triage.DONE, Triage.NEEDS_HUMAN)),
             or_(_incidents.c.retry_at.is_(None), _incidents.c.retry_at <= moment),
             current,

@@ -31,7 +31,7 @@ from openremedy.classifier.verdict import recheck
 from openremedy.examples import Answers, answers_of, examples_of
 from openremedy.ids import new_id
 from openremedy.incidents import subject_of
-from openremedy.models import AlertRecord, Delivery, Tenant, TimelineEntry, Triage, Verdict, now, table
+from openremedy.models import AlertRecord, Delivery, Tenant, TimelineEntry, Triage, Verdict, holds, now, table
 from openremedy.models import Recipe as RecipeRow
 
 log = structlog.get_logger()
@@ -616,7 +616,7 @@ def _earlier_verdicts(columns: Sequence[str]) -> Select[Any]:
         select(*[table(Verdict).c[name] for name in columns], newest.label("place"))
         .where(
             same.in_(bindparam("keys", expanding=True)),
-            Verdict.reusable,
+            holds(Verdict.reusable),
             Verdict.created_at > bindparam("since"),
             or_(
                 Verdict.tier == "person",

@@ -34,7 +34,7 @@ from sqlalchemy.orm import Session
 from openremedy.alerts import Severity, compact
 from openremedy.errors import Invalid
 from openremedy.ids import parse_id
-from openremedy.models import Incident, IncidentStatus, Triage, Verdict, now, table
+from openremedy.models import Incident, IncidentStatus, Triage, Verdict, holds, now, table
 
 MAX_WORDS = 8
 WINDOW = 1000  # incidents whose text is read before an index is asked
@@ -275,7 +275,7 @@ def _hits(tenant_id: int, words: Sequence[str]) -> Select[Any]:
     """All that may contain the words: by the index, and by reading what is not in there yet."""
     may = and_(*[or_(*[_stands_in(_TEXT, one) for one in {word, _written(word)}]) for word in words])
     mine = select(_incidents.c.id).where(_incidents.c.tenant_id == tenant_id, may)
-    both = union_all(mine.where(_incidents.c.searchable), mine.where(~_incidents.c.searchable))
+    both = union_all(mine.where(_incidents.c.searchable), mine.where(~holds(_incidents.c.searchable)))
     # Apart from the rest, or the database reads the list in its order and hopes to come across the words.
     hits = both.cte("hits").prefix_with("MATERIALIZED", dialect="postgresql")
     return select(hits.c.id)
@@ -307,7 +307,7 @@ def _catch_up_some(engine: Engine) -> int:
     resting = (
         select(_incidents.c.id)
         .where(
-            ~_incidents.c.searchable,
+            ~holds(_incidents.c.searchable),
             _incidents.c.triage.in_((Triage.DONE, Triage.NEEDS_HUMAN)),
             _incidents.c.last_seen < now() - QUIET,
         )

@@ -30,7 +30,7 @@ from openremedy.alerts import AlertStatus, Outcome
 from openremedy.database import FAILED
 from openremedy.errors import Unavailable
 from openremedy.lifecycle import Episode, Result, Track
-from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, now, table
+from openremedy.models import AlertRecord, Delivery, Incident, Source, TimelineEntry, holds, now, table
 from openremedy.rows import (
     BEGINNING,
     CHANGING,
@@ -62,7 +62,7 @@ _LATEST = (
         # "+ 0": with no index that begins with the tenant, however few rows the planner believes there are.
         _incidents.c.tenant_id + 0 == bindparam("tenant_id"),
         _incidents.c.identity.in_(bindparam("identities", expanding=True)),
-        _incidents.c.latest,
+        holds(_incidents.c.latest),
     )
     .order_by(_incidents.c.identity)
     .with_for_update()

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 from flask import Flask
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Engine, event, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
+import bodies
 from cast import Tenant
 from openremedy import claims, clock, maintenance
 from openremedy.claims import Claim, Turn
@@ -27,6 +28,7 @@ from openremedy.models import (
     RefusalCount,
     SignIn,
     Submission,
+    Triage,
     User,
     Verdict,
     now,
@@ -538,3 +540,38 @@ def test_the_scheduler_outlives_an_absent_database(app: Flask, engine: Engine, m
     monkeypatch.setattr(maintenance, "sweep", sweep)
     maintenance.run(app.extensions[KEY], engine, stopped, seconds=0.01)
     assert len(rounds) == 3
+
+
+# ---------------------------------------------------------------- SQLite, which keeps no statistics
+
+
+SMALL = ("uq_incidents_identity", "ix_incidents_pending", "ix_incidents_leased", "ix_incidents_provisional", "(id=?)")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_on_sqlite_neither_the_door_nor_a_claim_walks_past_all_that_is_done(engine: Engine) -> None:
+    put(engine, "acme", 300, triage=Triage.DONE)
+    put(engine, "acme", 3)
+    asked: dict[str, Any] = {}
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def ask(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
+        asked[statement] = values[0] if many else values
+
+    for _ in range(2):  # new, and repeated
+        bodies.put(engine, bodies.tenant_id(engine, "acme"), bodies.alert(hostname="new"))
+    claims.claim(engine, 4, LEASE, most_in_hand=4)
+    claims.claim_suspect(engine, LEASE)
+    claims.waiting(engine)
+    claims.requeue_lost(engine)
+    claims.redo_provisional(engine)
+    with engine.connect().execution_options(sqlite_readonly=True) as connection:
+        steps = [
+            (statement, step)
+            for statement, values in list(asked.items())
+            if statement.startswith(("SELECT", "UPDATE", "WITH"))
+            for *_, step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+            if " incidents" in step
+        ]
+    assert len(steps) >= 8
+    assert [found for found in steps if not any(name in found[1] for name in SMALL)] == []

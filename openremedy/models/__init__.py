@@ -1,7 +1,7 @@
 """What we keep."""
 
 from openremedy.clock import as_if_at, now
-from openremedy.models.base import Base, table
+from openremedy.models.base import Base, holds, table
 from openremedy.models.incident import (
     AlertRecord,
     CauseLease,
@@ -77,6 +77,7 @@ __all__ = [
     "Verdict",
     "WebhookSecret",
     "as_if_at",
+    "holds",
     "now",
     "table",
 ]

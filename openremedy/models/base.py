@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import JSON, BigInteger, DateTime, Enum, Integer, MetaData, Table, Uuid
+from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Enum, Integer, MetaData, Table, Uuid, literal_column
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, registry
 from sqlalchemy.types import TypeDecorator
@@ -51,6 +51,15 @@ def words(enum: type[StrEnum]) -> Enum:
         length=32,
         values_callable=lambda members: [str(member) for member in members],
     )
+
+
+def holds(column: Any) -> ColumnElement[bool]:
+    """A truth value as a condition, as the partial indexes spell it.
+
+    SQLAlchemy says `= 1` on SQLite, and that is answered by none of them but by reading the whole table.
+    """
+    # Of a type that SQLAlchemy compares with nothing.
+    return cast(ColumnElement[bool], literal_column(f"{column.table.name}.{column.name}", Integer))
 
 
 class Base(DeclarativeBase):
