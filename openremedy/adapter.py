@@ -52,6 +52,7 @@ from openremedy.translation import (
     count_of,
     fingerprint,
     first_host,
+    host_labels,
     host_of,
     is_heartbeat,
     left_out,
@@ -90,6 +91,7 @@ __all__ = [
     "count_of",
     "fingerprint",
     "first_host",
+    "host_labels",
     "host_of",
     "incident_type_of",
     "is_heartbeat",
@@ -167,6 +169,9 @@ class Format:
     remark: Callable[[dict[str, Any]], str | None] = lambda _payload: None
     # What a worker does after the body was stored; asked again when it does, with the options of that time.
     follow_up: Callable[[dict[str, Any], Mapping[str, Any]], FollowUp | None] = lambda _payload, _options: None
+    # The tool says again that an alert fires, with the start it had, for as long as it does: one that comes long after
+    # its end was said burns.
+    repeats: bool = False
     # Behind /api/v1/webhooks/<adapter>/<tenant>.
     path: str = ""
     methods: tuple[str, ...] = ("POST",)
@@ -341,6 +346,7 @@ class Reading:
     translations: Sequence[Translation]
     remark: str | None
     follow_up: FollowUp | None = None
+    repeats: bool = False
 
 
 def read(shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]) -> Reading:
@@ -349,7 +355,7 @@ def read(shape: Format, body: bytes, mimetype: str, options: Mapping[str, Any]) 
     if len(entries) > MAX_ALERTS:
         raise TooLarge(f"The body holds {len(entries)} alerts; at most {MAX_ALERTS} are taken at once.")
     translations = [translate_entry(shape, entry, payload) for entry in entries]
-    return Reading(translations, shape.remark(payload), shape.follow_up(payload, options))
+    return Reading(translations, shape.remark(payload), shape.follow_up(payload, options), shape.repeats)
 
 
 def _open(
@@ -435,7 +441,7 @@ def hand_over(sender: Sender, body: bytes, reading: Reading, origin: Origin) -> 
         sign = services().directory.signer(sender.tenant)
         signed = [Signed(number, raw, sign(raw), one.opens, one.expires_at) for number, raw, one in bodies]
         try:
-            bundle = Bundle(body, signed, unplaced, reading.remark, wanted)
+            bundle = Bundle(body, signed, unplaced, reading.remark, wanted, reading.repeats)
             return services().door.accept_native(sender, bundle, origin)
         except Unauthorized:
             log.warning("adapter.signed_in_vain", tenant=sender.tenant)

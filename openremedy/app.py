@@ -152,8 +152,8 @@ def _services(app: Flask, settings: Settings, fetcher: Fetcher) -> Services:
     redis = web_client(settings.redis_url)
     waker = Waker(redis, settings.llm_timeout + JOB_MARGIN)
     follow_up_waker = Waker(redis, FOLLOW_UP_TIMEOUT, FOLLOW_UP_JOB, FOLLOW_UP_KEY)
-    tally = Tally(engine)
     directory = Directory(engine, vault)
+    tally = Tally(engine, directory.knows)
     return Services(
         settings=settings,
         vault=vault,

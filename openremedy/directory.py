@@ -179,6 +179,10 @@ class Directory:
             raise Unauthorized("The signature is missing or wrong.")
         return caller
 
+    def knows(self, slug: str) -> bool:
+        """Whether a tenant of this name was there when it was looked last; asks no database."""
+        return slug in self._known.value.by_slug
+
     def signer(self, slug: str) -> Callable[[bytes], str]:
         """What signs a body with the tenant's newest secret, for what an adapter has translated.
 

@@ -108,6 +108,7 @@ class Bundle:
     unplaced: Sequence[Unplaced]
     remark: str | None = None  # about the body as a whole, for people
     wanted: Wanted | None = None
+    repeats: bool = False  # the tool says again that an alert fires, as long as it does
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Door:
         arrivals: list[Arrival] = []
         unplaced = list(bundle.unplaced)
         space = ("native", sender.adapter, str(sender.id))
+        repeats = bundle.repeats and origin.replay is None
         if bundle.signed:
             self.directory.authenticate(sender.tenant, [(one.body, one.signature) for one in bundle.signed])
         for one in bundle.signed:
@@ -167,7 +169,8 @@ class Door:
                 log.error("adapter.not_canonical", adapter=sender.adapter, code=problem.code)
                 unplaced.append(Unplaced(one.position, Outcome.REJECTED, problem.sentence()))
                 continue
-            arrivals.append(Arrival(one.position, alert, identity(alert, space), one.opens, one.expires_at))
+            key = identity(alert, space)
+            arrivals.append(Arrival(one.position, alert, key, one.opens, one.expires_at, repeats))
         delivery = _delivery(sender.tenant_id, bundle.raw, origin) | {
             "source_id": sender.id,
             "adapter": sender.adapter,

@@ -117,18 +117,25 @@ def _event_key(pair: tuple[int, Alert]) -> tuple[datetime | None, bool, int]:
 
 
 def apply(
-    track: Track, alert: Alert, at: datetime, *, opens: bool = False, expires_at: datetime | None = None
+    track: Track,
+    alert: Alert,
+    at: datetime,
+    *,
+    opens: bool = False,
+    expires_at: datetime | None = None,
+    repeats: bool = False,
 ) -> Result:
     """Apply one alert received `at` (our clock) and return what became of it.
 
     `opens`: an acknowledgement opens an incident where none is open. `expires_at`: until when a firing holds; one that
-    had expired when it came says that it is over since then.
+    had expired when it came says that it is over since then. `repeats`: its sender says again that it fires as long as
+    it does, as every one does whose firings expire.
     """
     match alert.status:
         case AlertStatus.FIRING if expires_at and expires_at <= at:
             return _over(track, alert, at, expires_at)
         case AlertStatus.FIRING:
-            result = _fire(track, alert, at, repeated=expires_at is not None)
+            result = _fire(track, alert, at, repeated=repeats or expires_at is not None)
             _renew(track, result, expires_at)
             return result
         case AlertStatus.ACKNOWLEDGED:

@@ -29,6 +29,7 @@ class Arrival(NamedTuple):
     identity: str
     opens: bool = False
     expires_at: datetime | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,11 @@ def applied(tracks: dict[str, Track], arrivals: Sequence[Arrival], at: datetime)
         by_identity.setdefault(arrival.identity, []).append((arrival.position, arrival.alert))
     return {
         position: lifecycle.apply(
-            tracks[identity], alert, at, opens=by_position[position].opens, expires_at=by_position[position].expires_at
+            tracks[identity], alert, at, opens=one.opens, expires_at=one.expires_at, repeats=one.repeats
         )
         for identity, alerts in by_identity.items()
         for position, alert in lifecycle.in_event_order(alerts)
+        for one in (by_position[position],)
     }
 
 

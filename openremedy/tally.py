@@ -88,8 +88,10 @@ class Refusal:
 class Tally:
     """One per process; its thread starts with the first fact, so it survives a fork of the server."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, is_tenant: Callable[[str], bool]) -> None:
+        """`is_tenant`: whether a slug is known to be one, told from memory; made-up ones must not crowd it out."""
         self._engine = engine
+        self._is_tenant = is_tenant
         self._counts: Counter[_Waiting] = Counter()
         self._samples: list[Refusal] = []
         self._uncounted = 0
@@ -109,12 +111,14 @@ class Tally:
     def refused(self, refusal: Refusal) -> None:
         """Remember a refusal, and its body while there are few of its kind."""
         kind = refusal.kind
+        part = 1 if self._is_tenant(refusal.slug) else 2  # the second half of the room is for known tenants alone
         with self._lock:
-            if not _may_be_tenant(refusal.slug) or (kind not in self._counts and len(self._counts) >= MAX_WAITING):
+            full = kind not in self._counts and len(self._counts) >= MAX_WAITING // part
+            if full or not _may_be_tenant(refusal.slug):
                 self._uncounted += 1
             else:
                 self._counts[kind] += 1
-                if self._counts[kind] <= SAMPLES_AN_HOUR and len(self._samples) < MAX_SAMPLES_WAITING:
+                if self._counts[kind] <= SAMPLES_AN_HOUR and len(self._samples) < MAX_SAMPLES_WAITING // part:
                     self._samples.append(refusal)
         self._start()
 

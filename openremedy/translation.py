@@ -3,7 +3,7 @@
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -300,9 +300,22 @@ def _host_of_url(url: str) -> str:
         return ""
 
 
+# What stands where a template has found nothing or has failed: Prometheus puts its error into the annotation.
+_NOT_RENDERED = re.compile(r"<error expanding template|\{\{|<no value>|\[no value\]|^\s*n/a\s*$", re.IGNORECASE)
+
+
 def first_host(candidates: Iterable[str]) -> str:
     """The first of these that names a host, without its port; empty when none does."""
-    return next((host for host in map(host_of, filter(None, candidates)) if host), "")
+    named = (host_of(text) for text in candidates if text and not _NOT_RENDERED.search(text))
+    return next(filter(None, named), "")
+
+
+_TELLS_OF_OTHERS = "kube-state-metrics"  # an exporter: the address that it has itself is no host of what it says
+
+
+def host_labels(names: Sequence[str], job: str) -> Sequence[str]:
+    """The labels that may hold a host, in their order; of an exporter that tells of others its own address is last."""
+    return (*(name for name in names if name != "instance"), "instance") if _TELLS_OF_OTHERS in job else names
 
 
 # ---------------------------------------------------------------- times

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import requests
+import time_machine
 from flask import Flask
 from sqlalchemy import event
 
@@ -80,6 +82,21 @@ def test_a_late_firing_does_not_open_what_its_tool_has_closed(alice: Tenant, sou
     source.alerts(body(alert(status="resolved", ends=30)))
     assert outcomes(source.alerts(body(alert(starts=10)))) == ["duplicate"]
     assert {one["status"] for one in alice.incidents()} == {"resolved"}
+
+
+def test_what_alertmanager_still_says_long_after_its_end_burns(alice: Tenant, source: Source) -> None:
+    """Prometheus was cut off from it until it believed that the alert was over; its start is still the first one."""
+    (first,) = source.alerts(body(alert(starts=10)))
+    source.alerts(body(alert(status="resolved", starts=10, ends=30)))
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=4)):
+        assert outcomes(source.alerts(body(alert(starts=10)))) == ["duplicate"], "or a late copy"
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=6)):
+        (again,) = source.alerts(body(alert(starts=10)))
+        (repeated,) = source.alerts(body(alert(starts=10)))
+        incident = alice.incident(again["incident_id"])
+        assert outcomes([again, repeated]) == ["created", "duplicate"]
+        assert (incident["previous_incident_id"], incident["still_firing"]) == (first["incident_id"], True)
+        assert outcomes(source.alerts(body(alert(status="resolved", starts=10, ends=50)))) == ["resolved"]
 
 
 def test_two_sources_with_equal_labels_stay_apart(alice: Tenant, source: Source) -> None:

@@ -162,7 +162,7 @@ def test_a_hostile_request_does_not_lose_the_refusals_of_others(alice: Tenant) -
 
 def test_processes_that_count_at_once_lose_nothing(make_app: MakeApp, settings: Settings, alice: Tenant) -> None:
     with alice.app.app_context():
-        tallies = [Tally(db.engine) for _ in range(4)]
+        tallies = [Tally(db.engine, lambda _slug: True) for _ in range(4)]
     for tally in tallies:
         tally._start = lambda: None  # the test writes by hand
 
@@ -280,7 +280,7 @@ def test_at_most_twenty_samples_an_hour_are_kept_of_a_reason(alice: Tenant, char
 
 def test_processes_that_sample_at_once_keep_to_the_limit(alice: Tenant) -> None:
     with alice.app.app_context():
-        tallies = [Tally(db.engine) for _ in range(4)]
+        tallies = [Tally(db.engine, lambda _slug: True) for _ in range(4)]
     barrier = threading.Barrier(4)
 
     def work(number: int, tally: Tally) -> None:
@@ -328,10 +328,26 @@ def test_a_flood_stays_small_in_memory(alice: Tenant) -> None:
             tally.refused(refusal(slug=f"tenant-{number}"))
         for _ in range(100):
             tally.refused(refusal(slug="tenant-1"))
-        assert len(tally._counts) == MAX_WAITING
-        assert len(tally._samples) == MAX_SAMPLES_WAITING
+        assert len(tally._counts) == MAX_WAITING // 2
+        assert len(tally._samples) == MAX_SAMPLES_WAITING // 2
         tally.flush()
         assert (tally._counts, tally._samples) == ({}, [])
+
+
+@on_sqlite
+def test_a_flood_of_made_up_names_crowds_no_tenant_out(alice: Tenant) -> None:
+    wrong(alice)  # so that the names of tenants are known
+    flush(alice.app)
+    with alice.app.app_context():
+        tally = services().tally
+        for number in range(5 * MAX_WAITING):
+            tally.refused(refusal(slug=f"tenant-{number}"))
+        for number in range(MAX_WAITING):
+            tally.refused(refusal(reason=f"reason-{number}"))
+        assert len(tally._counts) == MAX_WAITING, "and hers are bounded as well"
+        tally.flush()
+    assert sum(by_reason(alice.app).values()) == 1 + MAX_WAITING // 2
+    assert len(samples(alice.app)) == 1 + MAX_SAMPLES_WAITING // 2
 
 
 @on_sqlite

@@ -4,10 +4,11 @@ import dataclasses
 import json
 import time
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from flask import Flask
 from sqlalchemy import func, select, update
 
@@ -217,6 +218,15 @@ def test_a_native_replay_keeps_its_remark_and_repeats_nothing(alice: Tenant) -> 
     assert found["message"].startswith(f"This is a replay of {first} by ana@example.com. 3 more alerts were left out")
     assert (found["adapter"], found["source"]) == ("alertmanager", "alertmanager")
     assert len(alice.incidents()) == 1
+
+
+def test_a_replay_of_a_firing_that_has_ended_long_since_opens_nothing(alice: Tenant) -> None:
+    source = alice.source("alertmanager")
+    entry = {"labels": {"alertname": "Gone"}, "startsAt": "2026-03-02T08:00:00Z", "status": "firing"}
+    first = fired(source, {"alerts": [entry]})
+    fired(source, {"alerts": [entry | {"status": "resolved", "endsAt": "2026-03-02T09:00:00Z"}]})
+    with time_machine.travel(datetime.now(UTC) + timedelta(hours=1)):
+        assert outcomes(replayed(alice, first)) == ["duplicate"]
 
 
 def test_a_replay_can_be_replayed(alice: Tenant) -> None:

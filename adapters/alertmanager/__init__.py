@@ -31,6 +31,7 @@ from openremedy.adapter import (
     count_of,
     fingerprint,
     first_host,
+    host_labels,
     incident_type_of,
     is_heartbeat,
     left_out,
@@ -127,7 +128,10 @@ def _incident_type(labels: Mapping[str, str], annotations: Mapping[str, str], ex
 
 
 def _hostname(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
-    named = annotations.get("hostname", ""), *(labels.get(name, "") for name in HOST_LABELS)
+    named = (
+        annotations.get("hostname", ""),
+        *(labels.get(name, "") for name in host_labels(HOST_LABELS, labels.get("job", ""))),
+    )
     return first_host(named) or UNKNOWN_HOST
 
 
@@ -181,6 +185,7 @@ adapter = Adapter(
             alert=Entry(),
             translate=translate,
             remark=remark,
+            repeats=True,
             advice="This is not Alertmanager's own notification: there is no list `alerts` in it. "
             "Remove `payload:` from the webhook_config; no template is needed.",
         ),

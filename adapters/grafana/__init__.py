@@ -34,6 +34,7 @@ from openremedy.adapter import (
     count_of,
     fingerprint,
     first_host,
+    host_labels,
     incident_type_of,
     is_heartbeat,
     left_out,
@@ -64,6 +65,9 @@ THINGS = {
 SAID_ELSEWHERE = ("summary", "description", "runbook_url", "grafana_state_reason")
 EXPRESSIONS = ("expr", "expression", "query")
 TOLD = ("summary", "description", "message")
+TESTED = "Test notification received: this source is connected. Real alerts will open incidents."
+# What the Test button of legacy alerting says; the name of its rule and its number differ by version.
+LEGACY_TEST = "someone is testing the alert notification within grafana"
 NO_VALUE = ("", "<no value>", "[no value]")  # what a template makes of a label that is not there
 ADVICE = (
     "This is not Grafana's own notification: there is no list `alerts` in it. Remove the custom payload "
@@ -130,7 +134,7 @@ def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
         return _legacy(payload)
     status = STATUSES.get(entry["status"].strip().lower(), AlertStatus.FIRING)
     if _is_test(entry):
-        return Ignored("Test notification received: this source is connected. Real alerts will open incidents.")
+        return Ignored(TESTED)
     if is_heartbeat(entry["labels"].get("alertname", "")):
         return Ignored("Heartbeat of this source, not an incident.", beat=status is AlertStatus.FIRING)
     org = entry["org_id"] or payload["org_id"]
@@ -144,6 +148,8 @@ def translate(entry: dict[str, Any], payload: dict[str, Any]) -> Translation:
 def _legacy(payload: Mapping[str, Any]) -> Translation:
     """The alert of a legacy rule: one for all of its series, without a time of its own."""
     state, matches = payload["state"].strip().lower(), payload["eval_matches"]
+    if payload["message"].lower().startswith(LEGACY_TEST):
+        return Ignored(TESTED)
     if state in LEGACY_SILENT:
         return Ignored(f"The rule is {state}: nothing begins and nothing ends with that.")
     # A firing without a match is what the rule's setting for no data or for errors has made.
@@ -302,7 +308,8 @@ def _severity(labels: Names, annotations: Names) -> Severity | None:
 
 
 def _hostname(labels: Names, annotations: Names, measured: Names) -> str:
-    said = (*_named((annotations,), ("hostname",)), *_named((labels, measured), HOST_NAMES))
+    names = host_labels(HOST_NAMES, labels.get("job", ""))
+    said = (*_named((annotations,), ("hostname",)), *_named((labels, measured), names))
     return first_host(said) or UNKNOWN_HOST
 
 

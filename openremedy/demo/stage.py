@@ -73,9 +73,9 @@ def stage(engine: Engine) -> Iterator[None]:
 
 
 def _services(real: Services, engine: Engine) -> Services:
-    tally = _Patient(engine)
-    waker = _Quiet(real.redis, real.settings.llm_timeout)
     directory = Directory(engine, real.vault)
+    tally = _Patient(engine, directory.knows)
+    waker = _Quiet(real.redis, real.settings.llm_timeout)
     return replace(
         real,
         settings=replace(real.settings, rate_limit=0, source_rate_limit=0),
