@@ -75,6 +75,21 @@ def test_a_bare_body_gets_the_general_recipe_of_its_type(index: Index, kind: str
     assert answered(index, subject({}, incident_type=kind)) == GENERAL[kind]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Connection refused",
+        "connection refused (111) on port 5432",
+        "upstream connect error: connection refused",
+        "bind: address already in use",
+    ],
+)
+@pytest.mark.parametrize("service", ["checkout", "billing", "mailer"])
+def test_what_any_program_may_say_is_no_sign_of_one_of_them(service: str, error: str) -> None:
+    evidence = {"service_name": service, "service_active": False, "error": error}
+    assert answered(starter(), subject(evidence, incident_type="service_down")) in (None, "service-down")
+
+
 @pytest.mark.parametrize("evidence", NONSENSE)
 def test_nonsense_gets_none(index: Index, evidence: dict[str, Any]) -> None:
     incident = subject(evidence, incident_type="custom")
