@@ -183,7 +183,8 @@ def _model(services: Services) -> Check:
     settings = services.settings
     if not settings.model_enabled:
         return Check("model", OK, "none configured: verdicts come from rules and words")
-    url = f"{settings.model_host}/models"
+    base = httpx2.URL(settings.model_host)  # a query, as Azure wants one, stays behind the path
+    url = base.copy_with(path=f"{base.path.rstrip('/')}/models")
     headers = {"Authorization": f"Bearer {settings.openai_api_key or 'none'}"}
     try:
         with httpx2.stream("GET", url, headers=headers, timeout=MODEL_SECONDS, trust_env=False) as answer:

@@ -11,6 +11,7 @@ import threading
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -690,6 +691,22 @@ def test_doctor_looks_at_the_model_endpoint(make_app: Any, settings: Any) -> Non
     assert found["status"] == "fail"
     assert "http://127.0.0.1:1/v1" in found["detail"]
     assert "sk-not-to-be-shown" not in shell.run("doctor").output
+
+
+@ON_ONE
+def test_doctor_asks_a_model_endpoint_with_a_query_for_its_models(
+    make_app: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def stream(_method: str, url: Any, **_more: Any) -> Any:
+        asked.append(str(url))
+        return contextlib.nullcontext(SimpleNamespace(status_code=200))
+
+    monkeypatch.setattr(doctor.httpx2, "stream", stream)
+    with_query = dataclasses.replace(settings, openai_base_url="https://models.example.com/v1/?api-version=preview")
+    assert checks(Shell(make_app(with_query)))["model"]["status"] == "ok"
+    assert asked == ["https://models.example.com/v1/models?api-version=preview"]
 
 
 # ---------------------------------------------------------------- sweep and prune
