@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -9,14 +10,19 @@ from sqlalchemy import select, update
 
 from browser_client import Person
 from cast import Tenant
+from config import Settings
 from hostile import SCRIPT
+from openremedy import cookbook
+from openremedy.audit import COMMAND_LINE
 from openremedy.extensions import db
-from openremedy.models import AuditLine, Role, Verdict
+from openremedy.models import AuditLine, Incident, Role, Triage, Verdict
 
 pytestmark = [
     pytest.mark.usefixtures("cheap_passwords"),
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
 ]
+
+RULE_DECIDES = "The next incident of this cause is again decided by the condition of disk-full: change it there."
 
 
 @pytest.fixture
@@ -39,6 +45,17 @@ def actions(app: Flask) -> list[str]:
     with app.app_context():
         statement = select(AuditLine.action).where(AuditLine.tenant_id.is_not(None)).order_by(AuditLine.id)
         return [action for action in db.session.scalars(statement) if action.startswith(("incident", "verdict"))]
+
+
+def judged(app: Flask, alice: Tenant, **said: Any) -> str:
+    """An incident whose verdict, disk-full, was found by words unless `said` otherwise."""
+    number = str(alice.alert()["incident_id"])
+    alice.post(f"/incidents/{number}/feedback", {"answer": "correct", "recipe": "disk-full"})
+    with app.app_context():
+        mine = update(Verdict).where(Verdict.incident_id == uuid.UUID(number))
+        db.session.execute(mine.values({"tier": "lexical", "confidence": 0.9} | said))
+        db.session.commit()
+    return number
 
 
 def test_the_list_shows_what_is_active_newest_first(alice: Tenant, vera: Person) -> None:
@@ -105,9 +122,36 @@ def test_all_that_match_are_acted_on_by_the_filters_of_the_url(alice: Tenant, an
     assert [one["status"] for one in alice.incidents()] == ["acknowledged", "acknowledged", "open"]
 
 
+def test_what_would_change_all_that_match_asks_before_with_how_many_they_are(alice: Tenant, ann: Person) -> None:
+    alice.alert(hostname="h1")
+    page = ann.get("incidents", hostname="h1").text
+    assert "1 incident matches" in page
+    assert 'data-confirm-all="Resolve the 1 incident that matches?"' in page
+    alice.alert(hostname="h2")
+    page = ann.get("incidents").text
+    assert 'data-confirm-all="Resolve all 2 incidents that match?"' in page
+    assert 'data-confirm-all="Reclassify all 2 incidents that match?"' in page
+
+
+def test_an_action_on_a_later_page_leads_back_to_that_page(alice: Tenant, ann: Person) -> None:
+    for number in range(52):
+        alice.alert(hostname=f"host-{number:02}")
+    following = re.search(r'rel="next" href="([^"]+)"', ann.get("incidents").text)
+    assert following
+    later = following[1].replace("&amp;", "&")
+    page = ann.get(later).text
+    form = re.search(r'method="post" action="([^"]+/act[^"]*)"', page)
+    ticked = re.search(r'name="id" value="([^"]+)"', page)
+    assert form
+    assert ticked
+    answer = ann.post(form[1].replace("&amp;", "&"), action="acknowledge", id=ticked[1])
+    assert answer.location == later
+
+
 def test_nothing_chosen_or_no_action_changes_nothing(alice: Tenant, ann: Person) -> None:
     alice.alert()
     assert ann.post("incidents/act", action="resolve").status_code == 303
+    assert "Nothing was ticked, so nothing was changed." in ann.get("incidents").text
     assert ann.post("incidents/act", action="delete").status_code == 422
     assert alice.incidents()[0]["status"] == "open"
 
@@ -145,10 +189,66 @@ def test_a_responder_acknowledges_and_resolves_and_sending_twice_is_once(
     assert alice.incident(number)["timeline"][1]["actor"] == "ann@example.com"
 
 
+def test_who_acknowledges_what_is_resolved_meanwhile_is_told_so(alice: Tenant, ann: Person) -> None:
+    number = alice.alert()["incident_id"]
+    alice.post(f"/incidents/{number}/resolve")
+    ann.post(f"incidents/{number}/acknowledge")
+    page = ann.get(f"incidents/{number}").text
+    assert "It is resolved already: there was nothing to acknowledge." in page
+    assert "Acknowledged:" not in page
+
+
+def test_another_recipe_is_chosen_and_then_sent_by_a_button(alice: Tenant, ann: Person) -> None:
+    page = ann.get(f"incidents/{alice.alert()['incident_id']}").text
+    assert "data-submit" not in page, "an arrow key on the list would send the answer"
+    assert '<button class="btn" type="submit">Pick</button>' in page
+
+
+def test_a_recipe_that_is_switched_off_is_not_offered_to_be_confirmed(app: Flask, alice: Tenant, ann: Person) -> None:
+    number = judged(app, alice)
+    off = "It is switched off, so it cannot be confirmed."
+    with app.app_context():
+        db.session.execute(update(Incident).values(triage=Triage.NEEDS_HUMAN))
+        db.session.commit()
+    paths = (f"incidents/{number}", "review")
+    for page in (ann.get(path).text for path in paths):
+        assert (page.count('value="confirm"'), off in page) == (1, False)
+    with app.app_context():
+        cookbook.set_enabled(db.session(), alice.id, "disk-full", False, COMMAND_LINE)
+    for page in (ann.get(path).text for path in paths):
+        assert (page.count('value="confirm"'), off in page) == (0, True)
+
+
+def test_a_correction_promises_the_next_incident_only_where_no_condition_decides_before(
+    app: Flask, alice: Tenant, ann: Person
+) -> None:
+    for tier, told in (("lexical", "the next incident of this cause gets your answer"), ("rule", RULE_DECIDES)):
+        number = judged(app, alice, tier=tier)
+        for recipe in ("log-partition-full", "backup-failed"):
+            ann.post(f"incidents/{number}/feedback", answer="correct", recipe=recipe)
+            page = ann.get(f"incidents/{number}").text
+            assert told in page
+            assert page.count("Thank you: corrected") == 1
+        alice.post(f"/incidents/{number}/resolve")
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_verdict_for_now_promises_a_model_only_as_far_as_there_is_one(
+    app: Flask, alice: Tenant, vera: Person, monkeypatch: pytest.MonkeyPatch, connected: bool
+) -> None:
+    monkeypatch.setattr(Settings, "model_enabled", connected)
+    page = vera.get(f"incidents/{judged(app, alice, provisional=True)}").text
+    assert ("asked again when the model is back" in page) == connected
+    assert ("asked again once a model is connected" in page) == (not connected)
+    assert ("for now" in page) == connected
+
+
 def test_a_person_corrects_says_none_and_confirms(alice: Tenant, app: Flask, ann: Person) -> None:
     number = alice.alert()["incident_id"]
     path = f"incidents/{number}/feedback"
-    assert ann.post(path, answer="confirm").status_code == 409, "there is nothing to confirm yet"
+    early = ann.post(path, answer="confirm")
+    assert early.status_code == 409, "there is nothing to confirm yet"
+    assert f'<a href="/t/alice/incidents/{number}">Back to the incident</a>' in early.text
     assert ann.post(path, answer="correct", recipe="no-such").status_code == 422
     assert ann.post(path, answer="what").status_code == 422
     assert ann.post(path, answer="correct", recipe="disk-full").status_code == 303
@@ -204,6 +304,16 @@ def test_an_open_page_is_told_when_it_has_changed(alice: Tenant, ann: Person) ->
     changes = found[1].replace("&amp;", "&")
     assert ann.get(changes).text.strip() == ""
     ann.post(f"incidents/{number}/acknowledge")
+    assert "It has changed" in ann.get(changes).text
+
+
+def test_an_open_page_is_told_when_somebody_answers_otherwise(app: Flask, alice: Tenant, ann: Person) -> None:
+    number = judged(app, alice)
+    found = re.search(r'hx-get="([^"]+/changes\?since=[^"]+)"', ann.get(f"incidents/{number}").text)
+    assert found
+    changes = found[1].replace("&amp;", "&")
+    assert ann.get(changes).text.strip() == ""
+    alice.post(f"/incidents/{number}/feedback", {"answer": "none"})
     assert "It has changed" in ann.get(changes).text
 
 

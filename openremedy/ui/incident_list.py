@@ -160,9 +160,13 @@ def act_on_incidents() -> ResponseReturnValue:
     chosen: Any = state.filters
     if request.form.get("scope") != "matching":
         chosen = [found for text in request.form.getlist("id")[:PAGE] if (found := parse_id(text))]
+    back = redirect(state.url(after=request.args.get("after")), 303)
+    if not chosen:
+        flash("Nothing was ticked, so nothing was changed.", "warn")
+        return back
     done = domain.act_on_all(db.engine, g.here.id, chosen, action, g.visitor.actor)
     if action is BulkAction.RECLASSIFY:
         services().waker.wake()
     kept = f" {plural(done['unchanged'], 'other')} had nothing to change." if done["unchanged"] else ""
     flash(f"{plural(done['changed'], 'incident')} {ACTIONS[action]}.{kept}")
-    return redirect(state.url(), 303)
+    return back

@@ -14,7 +14,7 @@ from openremedy.errors import Invalid, NotFound
 from openremedy.evidence_tree import tree
 from openremedy.extensions import db
 from openremedy.ids import parse_id
-from openremedy.models import Incident, Recipe, Role
+from openremedy.models import Recipe, Role, Verdict
 from openremedy.overview import related
 from openremedy.services import services
 from openremedy.ui import access, forms
@@ -56,7 +56,8 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
         "related": related(db.session(), g.here.id, id_of(found["id"])),
         "waiting": found["classification"] in WAITING,
         "engines": outgoing.engines(db.session(), g.here.id) if found["status"] != "resolved" else [],
-        "mark": mark(found["status"], found["classification"], found["severity"]),
+        "model": services().settings.model_enabled,
+        "mark": mark(found),
     }
 
 
@@ -80,20 +81,18 @@ def incident_verdict(incident_id: str) -> ResponseReturnValue:
 @in_tenant("/incidents/<incident_id>/changes")
 def incident_changes(incident_id: str) -> ResponseReturnValue:
     """Says that the incident has changed since the page was opened (`since`: its mark), or nothing."""
-    statement = select(Incident.status, Incident.triage, Incident.severity, Incident.verdict_id).where(
-        Incident.tenant_id == g.here.id, Incident.id == id_of(incident_id)
-    )
-    row = db.session.execute(statement).first()
-    if row is None:
+    found = domain.of_ids(db.session(), g.here.id, [id_of(incident_id)])
+    if not found:
         raise NotFound()
-    changed = mark(row.status, row.triage, row.severity) != request.args.get("since", "")
+    changed = mark(found[0]) != request.args.get("since", "")
     return render_template("ui/incident_changes.html", incident_id=incident_id, changed=changed)
 
 
-def mark(status: Any, classification: Any, severity: Any) -> str:
+def mark(found: dict[str, Any]) -> str:
     """What of an incident a page that is open should be loaded anew for."""
-    settled = "waiting" if classification in WAITING else classification
-    return f"{status}-{settled}-{severity}"
+    settled = "waiting" if found["classification"] in WAITING else found["classification"]
+    judged_at = found["verdict"]["created_at"] if found["verdict"] else "never"
+    return f"{found['status']}-{settled}-{found['severity']}-{judged_at}"
 
 
 @in_tenant("/incidents/<incident_id>/evidence.json")
@@ -120,7 +119,11 @@ def _back(incident_id: str) -> ResponseReturnValue:
 def acknowledge_incident(incident_id: str) -> ResponseReturnValue:
     """Say that somebody looks at it."""
     domain.acknowledge(db.engine, g.here.id, id_of(incident_id), g.visitor.actor)
-    flash("Acknowledged: the others see that you look at it.")
+    found = domain.of_ids(db.session(), g.here.id, [id_of(incident_id)])
+    if found[0]["status"] == "resolved":
+        flash("It is resolved already: there was nothing to acknowledge.", "warn")
+    else:
+        flash("Acknowledged: the others see that you look at it.")
     return _back(incident_id)
 
 
@@ -146,6 +149,9 @@ ANSWERS = {
     "correct": "Thank you: corrected, and the next incident of this cause gets your answer.",
     "none": "Thank you: noted that no recipe fits.",
 }
+RULE_DECIDES = (
+    "Thank you: corrected. The next incident of this cause is again decided by the condition of {}: change it there."
+)
 
 
 @in_tenant("/incidents/<incident_id>/feedback", "POST", role=Role.RESPONDER)
@@ -155,5 +161,15 @@ def answer_incident(incident_id: str) -> ResponseReturnValue:
     if answer not in ANSWERS:
         raise Invalid("Confirm, pick another recipe, or say that none fits.")
     domain.feedback(db.engine, g.here.id, id_of(incident_id), answer, recipe, g.visitor.actor)
-    flash(ANSWERS[answer])
+    ruled_by = _ruled_by(id_of(incident_id)) if answer == "correct" else None
+    flash(RULE_DECIDES.format(ruled_by) if ruled_by else ANSWERS[answer])
     return _back(incident_id)
+
+
+def _ruled_by(incident_id: uuid.UUID) -> str | None:
+    """The recipe whose condition decided before people answered: it comes before any earlier answer."""
+    statement = select(Verdict.tier, Verdict.recipe).where(
+        Verdict.tenant_id == g.here.id, Verdict.incident_id == incident_id, Verdict.tier != "person"
+    )
+    last = db.session.execute(statement.order_by(Verdict.id.desc()).limit(1)).first()
+    return last.recipe if last and last.tier == "rule" else None
