@@ -15,7 +15,9 @@
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (event.defaultPrevented || form.dataset.confirmed === "no") return;
-    if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) {
+    const everything = form.querySelector('[name="scope"]')?.checked && event.submitter?.dataset.confirmAll;
+    const question = form.dataset.confirm || everything;
+    if (question && !window.confirm(question)) {
       event.preventDefault();
       return;
     }
@@ -44,15 +46,35 @@
     }
     const menu = event.target.closest("[data-menu]");
     if (menu) {
-      const open = document.getElementById("menu").classList.toggle("open");
+      const side = document.getElementById("menu");
+      const open = side.classList.toggle("open");
       menu.setAttribute("aria-expanded", String(open));
       event.preventDefault();
+      if (open) {
+        scrollTo(0, 0);
+        side.querySelector("summary, a:not(.brand)").focus();
+      }
     }
   });
 
-  // A choice that applies at once, where there is a script; without one a button applies it.
+  // A choice that applies at once, where there is a script; without one a button applies it. By keyboard each arrow
+  // chooses: then it applies with Enter, or when the field is left.
+  let key = "";
+  document.addEventListener("pointerdown", () => { key = ""; });
+  document.addEventListener("keydown", (event) => {
+    key = event.key;
+    if (key !== "Enter" || !event.target.matches("[data-chosen]")) return;
+    event.preventDefault();
+    event.target.form.requestSubmit();
+  });
+  document.addEventListener("focusout", (event) => {
+    if (event.target.matches("[data-chosen]")) event.target.form.requestSubmit();
+  });
   document.addEventListener("change", (event) => {
-    if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+    if (event.target.matches("[data-submit]")) {
+      if (key && key !== "Enter") event.target.dataset.chosen = "";
+      else event.target.form.requestSubmit();
+    }
     const all = event.target.closest("[data-check-all]");
     if (all) {
       for (const box of all.form.querySelectorAll('input[name="id"]')) box.checked = all.checked;

@@ -95,7 +95,12 @@ def test_an_incident_arrives_live_without_a_jump_and_is_corrected(ground: Ground
     tab.follow(pill)
     tab.follow("flow-live-after")
     expect(tab.page.locator("#verdict")).to_contain_text("sure", timeout=PATIENCE)
-    tab.page.get_by_label("Another recipe").select_option(label="Log partition full (/var/log)")
+    another = tab.page.get_by_label("Another recipe")
+    another.focus()
+    tab.press("ArrowDown")
+    another.select_option(label="Log partition full (/var/log)")
+    assert tab.page.locator(".flash").count() == 0, "a choice alone sends nothing"
+    tab.page.get_by_role("button", name="Pick").click()
     said(tab.page)
     expect(tab.page.locator("#verdict")).to_contain_text("a person said so")
     expect(tab.page.locator(".timeline")).to_contain_text("Corrected to log-partition-full")
@@ -124,6 +129,64 @@ def test_many_are_acknowledged_at_once(ground: Ground, browse: Browse) -> None:
     tab.page.get_by_role("button", name="Acknowledge").click()
     expect(tab.page.locator(".flash").first).to_contain_text("3 incidents acknowledged")
     expect(tab.page.locator("tbody .badge.acknowledged")).to_have_count(3)
+
+
+def test_all_that_match_are_resolved_only_after_a_yes(ground: Ground, browse: Browse) -> None:
+    for number in range(2):
+        ground.stack_send(**DISK | {"hostname": f"flow-asked-{number}"})
+    tab = browse(RESPONDER)
+    tab.open("/t/alice/incidents?q=flow-asked")
+    tab.accept_dialogs()
+    tab.page.locator('tbody [name="id"]').first.check()
+    tab.page.get_by_role("button", name="Resolve").click()
+    expect(tab.page.locator(".flash").first).to_contain_text("1 incident resolved")
+    assert tab.dialogs == [], "the ticked are seen"
+    ground.stack_send(**DISK | {"hostname": "flow-asked-2"})
+    tab.open("/t/alice/incidents?q=flow-asked")
+    tab.page.get_by_label(re.compile("that match")).check()
+    tab.page.get_by_role("button", name="Resolve").click()
+    expect(tab.page.locator(".flash").first).to_contain_text("2 incidents resolved")
+    assert tab.dialogs == ["Resolve all 2 incidents that match?"]
+
+
+@pytest.mark.parametrize("end", ["Enter", "Tab"])
+def test_a_filter_chosen_by_keyboard_applies_when_it_is_entered_or_left(browse: Browse, end: str) -> None:
+    tab = browse(RESPONDER)
+    tab.open("/t/alice/incidents")
+    tab.page.get_by_label("Status").focus()
+    tab.press("ArrowDown", "ArrowDown")
+    tab.page.wait_for_timeout(500)
+    assert tab.path == "/t/alice/incidents", "an arrow only chooses"
+    tab.press(end)
+    tab.page.wait_for_url(re.compile("status=acknowledged"))
+
+
+def test_a_filter_chosen_by_mouse_applies_at_once(browse: Browse) -> None:
+    tab = browse(RESPONDER)
+    tab.open("/t/alice/incidents")
+    tab.press("Tab")
+    status = tab.page.get_by_label("Status")
+    status.dispatch_event("pointerdown")
+    status.select_option(label="Acknowledged")
+    tab.page.wait_for_url(re.compile("status=acknowledged"))
+
+
+def test_the_menu_of_a_phone_opens_where_it_is_seen_and_takes_the_focus(browse: Browse) -> None:
+    tab = browse(ADMIN, PHONE_LIGHT)
+    tab.open("/t/alice/")
+    tab.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    menu, button = tab.page.locator("#menu"), tab.page.get_by_role("link", name="Menu")
+    button.click()
+    first = menu.get_by_role("link", name="Overview")
+    expect(first).to_be_in_viewport()
+    expect(first).to_be_focused()
+    bar = tab.page.locator("header.bar").bounding_box()
+    box = first.bounding_box()
+    assert bar
+    assert box
+    assert box["y"] >= bar["y"] + bar["height"], "the bar covers nothing of it"
+    button.click()
+    expect(menu).to_be_hidden()
 
 
 def test_the_review_queue_is_worked_by_single_keys(ground: Ground, browse: Browse) -> None:
