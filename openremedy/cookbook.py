@@ -67,6 +67,13 @@ def history(session: Session, tenant_id: int, slug: str) -> list[Version]:
     return found
 
 
+def deleted(session: Session, tenant_id: int) -> list[RecipeVersion]:
+    """The newest version of each recipe that was deleted, by slug."""
+    present = {recipe.slug for recipe in all_recipes(session, tenant_id)}
+    gone = [row for row in _newest_kept(session, tenant_id, None) if row.slug not in present]
+    return sorted(gone, key=lambda row: row.slug)
+
+
 def at_version(session: Session, tenant_id: int, slug: str, version: int) -> RecipeSpec:
     """What a recipe was at one version. Raises NotFound."""
     row = session.scalar(_kept(tenant_id, slug).where(RecipeVersion.version == version))

@@ -87,9 +87,15 @@ def test_a_version_is_compared_and_brought_back(alice: Tenant, ann: Person) -> N
 def test_a_deleted_recipe_leaves_its_versions(alice: Tenant, ann: Person) -> None:
     ann.post("new-recipe", slug="gone", **FORM)
     assert ann.post("recipes/gone/delete", version="1").status_code == 303
+    link = '<a href="/t/alice/recipes/gone/versions/1">'
+    after = ann.get("recipes").text
+    assert f"Its versions stay, so it can be brought back: {link}version 1</a>." in after
+    assert f"{link}A new one</a>" in after, "the list of what was deleted"
     assert ann.get("recipes/gone").status_code == 404
+    assert "Deleted recipes" in ann.get("recipes").text
     assert ann.post("recipes/gone/versions/1/restore").status_code == 303
     assert alice.get("/recipes/gone")["title"] == "A new one"
+    assert "Deleted recipes" not in ann.get("recipes").text
 
 
 def test_it_is_switched_off_and_on(alice: Tenant, ann: Person) -> None:

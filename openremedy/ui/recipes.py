@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Response, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from openremedy import cookbook, markdown
 from openremedy.alerts import IncidentType
@@ -27,7 +28,12 @@ NEW = {"enabled": "true", "risk": "medium"}
 @in_tenant("/recipes")
 def recipes() -> ResponseReturnValue:
     """Every recipe, and how it has done."""
-    return render_template("ui/recipes.html", recipes=cookbook.all_recipes(db.session(), g.here.id), **_cards())
+    return render_template(
+        "ui/recipes.html",
+        recipes=cookbook.all_recipes(db.session(), g.here.id),
+        deleted=cookbook.deleted(db.session(), g.here.id),
+        **_cards(),
+    )
 
 
 @in_tenant("/recipes/<slug>")
@@ -167,7 +173,10 @@ def enable_recipe(slug: str) -> ResponseReturnValue:
 def delete_recipe(slug: str) -> ResponseReturnValue:
     """Delete it; its versions stay and can be brought back."""
     cookbook.delete(db.session(), g.here.id, _slug(slug), _version(request.form), g.visitor.actor)
-    flash("Deleted. Its versions stay, so it can be brought back.")
+    last = cookbook.history(db.session(), g.here.id, slug)[0].version
+    url = url_for("ui.recipe_version", tenant_slug=g.here.slug, slug=slug, version=last)
+    words = Markup('Deleted. Its versions stay, so it can be brought back: <a href="{}">version {}</a>.')
+    flash(words.format(url, last))
     return redirect(url_for("ui.recipes", tenant_slug=g.here.slug), 303)
 
 
