@@ -287,6 +287,13 @@ def waiting(session: Session, tenant_id: int) -> dict[int, int]:
     return dict(session.execute(counted).all())
 
 
+def next_try(session: Session, endpoint: OutgoingEndpoint) -> datetime | None:
+    """When an endpoint is tried again: when it has rested, and a message has. None: no message waits."""
+    waits = (OutgoingMessage.endpoint_id == endpoint.id, OutgoingMessage.state == MessageState.PENDING)
+    first = session.scalar(select(func.min(OutgoingMessage.next_at)).where(*waits))
+    return max(first, endpoint.retry_at or first, now()) if first else None
+
+
 def messages(
     session: Session, endpoint: OutgoingEndpoint, state: MessageState | None = None
 ) -> Sequence[OutgoingMessage]:

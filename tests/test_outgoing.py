@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -1103,6 +1104,32 @@ def test_a_test_is_sent_at_once_and_its_page_says_what_came_of_it(
     page = ann.get(answer.location).text
     assert "204" in page
     assert "messages arrive here" in page
+
+
+@ON_ONE
+def test_a_page_says_when_an_endpoint_that_fails_is_really_tried_again(app: Flask, ann: Person, alice: Tenant) -> None:
+    path = new_endpoint(ann)
+    change(app, OutgoingEndpoint, failing_since=now(), failures=1, retry_at=now() + timedelta(seconds=6))
+    assert "It is tried again with the next message" in ann.get(path).text
+    alice.alert()
+    (message,) = queued(app)
+    of_message = f"{path}/messages/{message['id']}"
+    for rests, waits in ((6, 90), (90, 6)):
+        change(app, OutgoingMessage, next_at=now() + timedelta(seconds=waits))
+        change(app, OutgoingEndpoint, retry_at=now() + timedelta(seconds=rests))
+        assert re.search(r"It is tried again <time[^>]+>in 1 minute<", ann.get(path).text)
+        assert re.search(r"tried <time[^>]+>in 1 minute<", ann.get(of_message).text)
+
+
+@ON_ONE
+def test_the_filter_of_messages_uses_the_words_of_the_rows(app: Flask, ann: Person, alice: Tenant) -> None:
+    path = new_endpoint(ann)
+    alice.alert()
+    for state, words in (("pending", "waits"), ("failed", "given up"), ("sent", "sent")):
+        change(app, OutgoingMessage, state=MessageState(state))
+        page = ann.get(path, state=state).text
+        assert f'<option value="{state}" selected>{words}</option>' in page
+        assert f'">{words}</span>' in page
 
 
 @ON_ONE

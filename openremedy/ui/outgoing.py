@@ -31,6 +31,11 @@ SHAPES: Mapping[Shape, str] = {
     Shape.AWX: "AWX or Ansible Automation Platform: launch a job template",
     Shape.GITHUB: "GitHub Actions: repository_dispatch",
 }
+STATES: Mapping[MessageState, str] = {
+    MessageState.PENDING: "waits",
+    MessageState.SENT: "sent",
+    MessageState.FAILED: "given up",
+}
 
 # ---------------------------------------------------------------- all of them
 
@@ -125,7 +130,8 @@ def _page(endpoint: OutgoingEndpoint, made: str | None = None, problem: Problem 
         problem=problem,
         messages=domain.messages(db.session(), endpoint, state),
         state=state,
-        states=[("", "all"), *((str(one), str(one)) for one in MessageState)],
+        state_words=STATES,
+        next_try=domain.next_try(db.session(), endpoint),
         shape_words=SHAPES[endpoint.shape],
         engine=domain.is_engine(endpoint),
         grace_hours=round(domain.GRACE.total_seconds() / 3600),
