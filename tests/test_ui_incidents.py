@@ -338,6 +338,13 @@ def test_the_overview_counts_what_is_open(alice: Tenant, vera: Person) -> None:
     assert re.search(r'critical</span></span><span class="value">2</span>', page)
     assert "2 in the last 24 hours" in page
     assert '<rect class="s1"' in page, "the bar of disk full"
+    assert re.findall(r'text-anchor="end">(\d+)<', page) == ["0", "2", "4"], "the middle line is half of the top"
+
+
+def test_a_form_that_was_open_too_long_says_how_nothing_typed_is_lost(ann: Person) -> None:
+
+    answer = ann.post("new-recipe", csrf_token="of another browser")
+    assert "Go back, copy what you have typed, reload the page, and send it again." in answer.text
 
 
 def test_the_review_queue_is_empty_with_a_word(vera: Person) -> None:

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 
+from openremedy.overview import Hour
 from openremedy.ui import words
+from openremedy.ui.overview import ceiling
 from openremedy.ui.timeline import sentences
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -116,3 +118,10 @@ def test_many_repetitions_in_a_row_are_one_line() -> None:
 
 def test_a_kind_that_nobody_has_put_into_words_is_still_said() -> None:
     assert sentences([entry("something_new")])[0].text == "Something new"
+
+
+@pytest.mark.parametrize("most", [0, 3, 5, 7, 11, 45, 61, 999, 20_000_000])
+def test_the_scale_of_the_chart_holds_the_busiest_hour_and_halves_to_a_whole_number(most: int) -> None:
+    top = ceiling([Hour(NOON, {"disk_full": most})])
+    assert top >= most
+    assert top % 2 == 0

@@ -159,7 +159,8 @@ def _page(value: Any) -> Response:
 @blueprint.app_errorhandler(CSRFError)
 def _csrf(_error: CSRFError) -> ResponseReturnValue:
     problem = Problem(
-        "This page has been open for too long, or was not opened by you. Go back, reload it, and try again."
+        "This page has been open for too long, or was not opened by you. "
+        "Go back, copy what you have typed, reload the page, and send it again."
     )
     problem.status = 400
     problem.code = "csrf"

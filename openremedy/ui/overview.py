@@ -36,7 +36,7 @@ def _shown() -> dict[str, object]:
         "severities": list(Severity),
         "bars": _bars(seen.hours),
         "kinds": [(kind, _colour(kind)) for kind in kinds],
-        "ceiling": _ceiling(seen.hours),
+        "ceiling": ceiling(seen.hours),
         "chart": (WIDTH, HEIGHT, FOOT),
         "began": sum(sum(hour.by_type.values()) for hour in seen.hours),
     }
@@ -58,15 +58,15 @@ def _colour(kind: str) -> int:
     return list(IncidentType).index(IncidentType(kind))
 
 
-def _ceiling(hours: Sequence[Hour]) -> int:
-    """The top of the scale: the next round number over the busiest hour."""
+def ceiling(hours: Sequence[Hour]) -> int:
+    """The top of the scale: the next round number over the busiest hour, whose half is a whole one."""
     most = max((sum(hour.by_type.values()) for hour in hours), default=0)
-    steps: list[int] = [step * 10**power for power in range(7) for step in (1, 2, 5)]
-    return next((step for step in steps if step >= max(most, 4)), most)
+    steps: list[int] = [step * 10**power for power in range(7) for step in (2, 4, 6, 10)]
+    return next((step for step in steps if step >= max(most, 4)), most + most % 2)
 
 
 def _bars(hours: Sequence[Hour]) -> list[Bar]:
-    scale = HEIGHT / _ceiling(hours)
+    scale = HEIGHT / ceiling(hours)
     step = WIDTH / len(hours)
     bars: list[Bar] = []
     for number, hour in enumerate(hours):
