@@ -32,6 +32,21 @@ _FOREIGN = """() => {
   }
   return found;
 }"""
+_BACKWARDS = """(words) => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, at = node.data.indexOf(words);
+    const left = (place) => {
+      const letter = document.createRange();
+      letter.setStart(node, place);
+      letter.setEnd(node, place + 1);
+      return letter.getBoundingClientRect().left;
+    };
+    if (at >= 0 && left(at) > left(at + 1)) found.push(node.parentElement.outerHTML.slice(0, 150));
+  }
+  return found;
+}"""
 _WIDER = """() => {
   const wide = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth <= wide) return [];
@@ -53,6 +68,12 @@ def foreign(page: Page) -> list[str]:
 def too_wide(page: Page) -> list[str]:
     """What makes the document scroll sideways."""
     found: list[str] = page.evaluate(_WIDER)
+    return found
+
+
+def backwards(page: Page, words: str) -> list[str]:
+    """Where these words of ours are drawn from right to left."""
+    found: list[str] = page.evaluate(_BACKWARDS, words)
     return found
 
 

@@ -121,3 +121,17 @@ def check(tab: Tab) -> str:
         "() => document.body.textContent + [...document.querySelectorAll('input, textarea')].map((e) => e.value).join()"
     )
     return read
+
+
+def test_a_text_that_turns_the_direction_turns_none_of_our_words(ground: Ground, browse: Browse) -> None:
+    evil = "evil\u202egpj.exe"
+    for kind in ("disk_full", "cpu_high"):
+        evidence = {"mount\u202e": "/var", "list\u202e": [1]}
+        sent = ground.stack_send(hostname=evil, incident_type=kind, severity="high", evidence=evidence)
+    tab, seen = browse(ADMIN), ""
+    for path in (f"incidents/{sent['incident_id']}", "incidents?q=evil", "deliveries"):
+        tab.open(f"/t/{ADMIN}/{path}")
+        seen += tab.page.inner_text("body")
+        for words in ("disk full", "CPU high", "entry", "ago"):
+            assert not (found := looking.backwards(tab.page, words)), "\n".join([path, words, *found])
+    assert f"{evil}: disk full" in seen, "among the related"
