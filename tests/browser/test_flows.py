@@ -5,16 +5,20 @@ import hashlib
 import hmac
 import json
 import re
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
 from playwright.sync_api import Page, expect
+from sqlalchemy import update
 
 from browser.ground import Ground
 from browser.tabs import LOOKS, PHONE_LIGHT, WIDE_LIGHT, Look, Tab
 from browser_client import PASSWORD
+from openremedy.extensions import db
+from openremedy.models import Incident, Triage, now
 from openremedy.registry import discover
 from ui_routes import ADMIN, RESPONDER, SUPERADMIN
 
@@ -105,6 +109,25 @@ def test_an_incident_arrives_live_without_a_jump_and_is_corrected(ground: Ground
     expect(tab.page.locator("#verdict")).to_contain_text("a person said so")
     expect(tab.page.locator(".timeline")).to_contain_text("Corrected to log-partition-full")
     assert sent["outcome"] == "created"
+
+
+def test_a_choice_stays_while_the_page_waits_for_a_verdict(ground: Ground, browse: Browse) -> None:
+    number = ground.stack_send(**DISK | {"hostname": "flow-waits"})["incident_id"]
+    ground.wait_for_verdicts()
+    with ground.app.app_context():
+        asked_again = {"triage": Triage.PENDING, "retry_at": now() + timedelta(hours=1)}
+        db.session.execute(update(Incident).where(Incident.id == uuid.UUID(number)).values(asked_again))
+        db.session.commit()
+    tab = browse(RESPONDER)
+    tab.open(f"/t/alice/incidents/{number}")
+    another = tab.page.get_by_label("Another recipe")
+    another.select_option("backup-failed")
+    for _ in range(2):
+        with tab.page.expect_response(re.compile("/verdict$")):
+            pass
+    expect(another).to_have_value("backup-failed")
+    tab.page.get_by_role("button", name="Pick").click()
+    said(tab.page)
 
 
 def test_the_open_list_shows_what_changes_in_its_rows(ground: Ground, browse: Browse) -> None:
@@ -246,6 +269,23 @@ def test_two_who_edit_the_same_recipe_lose_nothing(browse: Browse) -> None:
     his.page.get_by_role("button", name="Save").click()
     said(his.page)
     expect(his.page.locator("h1")).to_have_text("His")
+
+
+def test_an_action_and_a_percentage_are_not_broken_over_two_lines(ground: Ground, browse: Browse) -> None:
+    alice = ground.cast.tenants[ADMIN]
+    number = ground.stack_send(**DISK | {"hostname": "flow-line"})["incident_id"]
+    ground.wait_for_verdicts()
+    alice.post(f"/incidents/{number}/acknowledge")
+    alice.post(f"/incidents/{number}/feedback", {"answer": "correct", "recipe": "backup-failed"})
+    tab = browse(ADMIN)
+    tab.page.set_viewport_size({"width": 1400, "height": 900})
+    lines = "cell => { const r = document.createRange(); r.selectNodeContents(cell); return r.getClientRects().length }"
+    tab.open("/t/alice/audit")
+    assert tab.page.locator("td", has_text="incident.acknowledged").first.evaluate(lines) == 1
+    tab.open("/t/alice/recipes")
+    rated = tab.page.locator('td[data-label="Right"]', has_text="%").all()
+    assert rated
+    assert {one.evaluate(lines) for one in rated} == {1}
 
 
 # ---------------------------------------------------------------- the secret
