@@ -127,6 +127,7 @@ def test_what_would_change_all_that_match_asks_before_with_how_many_they_are(ali
     page = ann.get("incidents", hostname="h1").text
     assert "1 incident matches" in page
     assert 'data-confirm-all="Resolve the 1 incident that matches?"' in page
+    assert "<span>the one that matches, not only the ticked</span>" in page
     alice.alert(hostname="h2")
     page = ann.get("incidents").text
     assert 'data-confirm-all="Resolve all 2 incidents that match?"' in page
@@ -206,7 +207,7 @@ def test_another_recipe_is_chosen_and_then_sent_by_a_button(alice: Tenant, ann: 
 
 def test_a_recipe_that_is_switched_off_is_not_offered_to_be_confirmed(app: Flask, alice: Tenant, ann: Person) -> None:
     number = judged(app, alice)
-    off = "It is switched off, so it cannot be confirmed."
+    off = "This recipe is switched off, so it cannot be confirmed."
     with app.app_context():
         db.session.execute(update(Incident).values(triage=Triage.NEEDS_HUMAN))
         db.session.commit()
