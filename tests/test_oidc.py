@@ -354,6 +354,18 @@ def test_who_has_no_password_takes_a_later_invitation_by_signing_in(
 
 
 @ON_ONE
+@pytest.mark.parametrize(("email", "password"), [("nina@example.com", False), ("alice@example.com", True)])
+def test_an_invitation_asks_for_a_password_only_who_has_one(
+    app: Flask, alice: None, somebody: Somebody, email: str, password: bool
+) -> None:
+    invite(app, "nina@example.com", "alice", Role.VIEWER)
+    assert somebody.sign_in("nina").status_code == 303
+    page = Somebody(app).get(f"/link/{invite(app, email, None, None)}").text
+    assert ("give its password" in page, 'autocomplete="current-password"' in page) == (password, password)
+    assert ('action="/sign-in/oidc"' in page) is not password
+
+
+@ON_ONE
 def test_who_has_a_password_takes_an_invitation_with_it_and_not_by_the_way(
     app: Flask, alice: None, somebody: Somebody
 ) -> None:
@@ -736,6 +748,16 @@ def test_signing_in_again_counts_for_ten_minutes(app: Flask, nina: Somebody) -> 
     assert [(line.actor, line.target) for line in lines(app, "user.confirmed")] == [("nina@example.com",) * 2]
     with time_machine.travel(now() + people.RECENT + timedelta(seconds=1)):
         assert not confirmed(app)
+
+
+@ON_ONE
+def test_the_webhook_secret_is_revealed_after_signing_in_again_from_its_own_page(app: Flask, nina: Somebody) -> None:
+    page = nina.get("/t/alice/settings").text
+    assert 'formaction="/sign-in/oidc"' in page
+    assert 'name="next" value="/t/alice/settings"' in page
+    nina.get(nina.at_provider(nina.way("/account", next="/t/alice/settings"), "nina"))
+    page = nina.get("/t/alice/settings").text
+    assert "You have just signed in with Acme ID; that is enough." in page
 
 
 @ON_ONE

@@ -9,7 +9,7 @@ from openremedy.addresses import client_key
 from openremedy.audit import Actor
 from openremedy.errors import Forbidden, NotFound, Problem, RateLimited
 from openremedy.extensions import db, limiter
-from openremedy.models import Link, LinkPurpose, Tenant
+from openremedy.models import Link, LinkPurpose, Tenant, User
 from openremedy.people import Browser
 from openremedy.services import services
 from openremedy.ui import access
@@ -163,15 +163,15 @@ def link_page(token: str, problem: Problem | None = None) -> ResponseReturnValue
         token=token,
         problem=problem,
         tenant=db.session.get(Tenant, found.tenant_id) if found.tenant_id else None,
-        known=_knows(found),
+        known=_invited(found),
         email=request.form.get("email", "")[:254],
     )
     return page, problem.status if problem else 200
 
 
-def _knows(found: Link) -> bool:
-    """Whether the link is for somebody who has a password already."""
-    return found.purpose is LinkPurpose.INVITE and people.user_exists(db.session(), found.email or "")
+def _invited(found: Link) -> User | None:
+    """Who is invited, where they have an account already."""
+    return people.find_user(db.session(), found.email or "") if found.purpose is LinkPurpose.INVITE else None
 
 
 @anyone("/link/<token>", "POST")
