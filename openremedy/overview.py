@@ -53,6 +53,7 @@ class SourceState:
     name: str
     disabled: bool
     last_seen: datetime | None
+    heartbeat: datetime | None  # the last one
     silent: bool | None  # as sources.silent() has it
     outcomes: Mapping[str, int]
     refusals: Mapping[str, int]
@@ -240,6 +241,7 @@ def _sources(
             name=source.name,
             disabled=source.disabled_at is not None,
             last_seen=source.last_seen_at,
+            heartbeat=source.heartbeat_at,
             silent=sources.silent(source, at),
             outcomes={str(one): getattr(source, f"{one}_count") for one in Outcome},
             refusals=refused.get(source.id, {}),

@@ -206,6 +206,20 @@ def test_without_a_source_the_list_is_the_gallery(admin: Person, viewer: Person)
 
 
 @on_sqlite
+def test_a_refusal_of_one_of_several_sources_of_a_tool_is_not_said_to_be_signed_by_us(
+    alice: Tenant, admin: Person
+) -> None:
+    first, _ = alice.source("alertmanager"), alice.source("alertmanager")
+    first.send(b"{}", Authorization="Bearer of-nobody")
+    flush(alice.app)
+    row = admin.get("").text.split("with a token that is nobody's")[1].split("</tr>")[0]
+    assert "1 unauthorized" in row
+    linked = re.search(r'href="/t/alice/([^"]+)"', row)
+    assert linked
+    assert admin.get(html.unescape(linked[1])).text.count("/deliveries/") >= 1
+
+
+@on_sqlite
 def test_the_list_says_how_each_source_is(alice: Tenant, admin: Person) -> None:
     heard, never, off, silent = (alice.source("alertmanager") for _ in range(4))
     heard.alerts(notification(alert(**DISK)))
@@ -222,6 +236,7 @@ def test_the_list_says_how_each_source_is(alice: Tenant, admin: Person) -> None:
     assert "never heard from" in states[never.id]
     assert ">off</span>" in states[off.id]
     assert "silent</span>" in states[silent.id]
+    assert "silent</span> heartbeat <time" in " ".join(admin.get("").text.split()), "and not when it asked for anything"
     assert "Its heartbeat has stopped" in admin.get(page_of(silent)).text
     assert "This source is switched off" in admin.get(page_of(off)).text
 
