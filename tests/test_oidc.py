@@ -751,7 +751,7 @@ def test_signing_in_again_counts_for_ten_minutes(app: Flask, nina: Somebody) -> 
 
 
 @ON_ONE
-def test_the_webhook_secret_is_revealed_after_signing_in_again_from_its_own_page(app: Flask, nina: Somebody) -> None:
+def test_the_page_of_the_webhook_secret_sends_who_has_no_password_to_sign_in_again(app: Flask, nina: Somebody) -> None:
     page = nina.get("/t/alice/settings").text
     assert 'formaction="/sign-in/oidc"' in page
     assert 'name="next" value="/t/alice/settings"' in page

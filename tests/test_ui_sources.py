@@ -216,7 +216,9 @@ def test_a_refusal_of_one_of_several_sources_of_a_tool_is_not_said_to_be_signed_
     assert "1 unauthorized" in row
     linked = re.search(r'href="/t/alice/([^"]+)"', row)
     assert linked
-    assert admin.get(html.unescape(linked[1])).text.count("/deliveries/") >= 1
+    listed = html.unescape(linked[1])
+    assert ">unauthorized</a>" in admin.get(listed).text
+    assert ">unauthorized</a>" not in admin.get(f"{listed}&adapter=canonical").text
 
 
 @on_sqlite
