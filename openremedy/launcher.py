@@ -86,10 +86,10 @@ def run(settings: Settings, demo: bool = False) -> int:
         raise LaunchError("the demo has a database of its own; unset DATABASE_URL, or use flask demo --yes")
     run_dir = settings.data_dir / "run"
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(run_dir) as lock:
+    with only_one(run_dir):
         require_free_port(listen_host(settings), settings.port)
         next_steps = prepare(settings, demo)
-        with supervisor(settings, run_dir, lock) as supervisord:
+        with supervisor(settings, run_dir) as supervisord:
             try:
                 ready = wait_until_ready(settings, supervisord)
                 if ready:
@@ -113,14 +113,14 @@ def listen_host(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def only_one(run_dir: Path) -> Iterator[int]:
+def only_one(run_dir: Path) -> Iterator[None]:
     """Hold the locks of a data folder; two runs in one folder would write over each other's queue.
 
-    The first lock is the launcher's alone: whoever finds it taken is the second one. The other is shared with the
-    supervisor (its descriptor is what this gives): after a `kill -9` of the launcher the next start waits on it until
-    the programs of the last one are really gone.
+    The first lock is the launcher's alone: whoever finds it taken is the second one. The other is shared with
+    all programs, see tether.py: after a `kill -9` of the launcher the next start waits on it until the last of them is
+    really gone, and its port is free.
     """
-    with (run_dir / "launcher.lock").open("a+") as launcher, (run_dir / "programs.lock").open("a") as programs:
+    with (run_dir / "launcher.lock").open("a+") as launcher, programs_lock(run_dir).open("a") as programs:
         if not _try_lock(launcher):
             launcher.seek(0)
             raise LaunchError(
@@ -130,7 +130,13 @@ def only_one(run_dir: Path) -> Iterator[int]:
         launcher.truncate(0)
         print(os.getpid(), file=launcher, flush=True)
         _wait_for_lock(programs)
-        yield programs.fileno()
+        fcntl.flock(programs, fcntl.LOCK_SH)
+        yield
+
+
+def programs_lock(run_dir: Path) -> Path:
+    """The file that config/supervisord.conf names too."""
+    return run_dir / "programs.lock"
 
 
 def _try_lock(file: IO[str]) -> bool:
@@ -199,9 +205,10 @@ Set up your account (this link works once, for {people.LINK_HOURS} hours):
 
 
 @contextlib.contextmanager
-def supervisor(settings: Settings, run_dir: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
+def supervisor(settings: Settings, run_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
     """supervisord with the programs of config/supervisord.conf; all of it is stopped on the way out."""
-    command = [sys.executable, "-m", "openremedy.tether", sys.executable, "-m", "supervisor.supervisord"]
+    command = [sys.executable, "-m", "openremedy.tether", str(programs_lock(run_dir))]
+    command += [sys.executable, "-m", "supervisor.supervisord"]
     command += ["--configuration", str(ROOT / "config" / "supervisord.conf")]
     if os.geteuid() == 0:
         command += ["--user", "root"]  # otherwise it complains at each start that it was not told
@@ -212,7 +219,6 @@ def supervisor(settings: Settings, run_dir: Path, lock: int) -> Iterator[subproc
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=(lock,),
         start_new_session=True,  # Ctrl-C in a terminal reaches the launcher alone, which stops the rest in order
     )
     if process.stdout:

@@ -8,6 +8,7 @@ import getpass
 import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -60,11 +61,15 @@ def report_not_run(terminal: pytest.TerminalReporter) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody holds at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody holds at this moment, and that no outgoing connection is given in the next one.
+
+    Those have the ports above 32768 on Linux: a server that is started again would sometimes find its own taken.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)  # not random: hypothesis makes that the same in every process
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until(happened: Callable[[], Any], what: str, seconds: float = START_WAIT) -> Any:

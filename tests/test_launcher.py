@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -85,10 +86,16 @@ def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(sta
     until(lambda: paste(send)["outcome"] == "updated", "a repeat", 30)
     assert paste(read)["items"][0]["occurrences"] >= 2
 
-    # The launcher itself: what it started must not live on, and the next start must work.
+    # The launcher itself: what it started must not live on, and the next start waits for the slowest of it.
     below = launcher.everything()
+    web = launcher.program("web")
+    assert web
+    os.kill(web, signal.SIGSTOP)
     launcher.process.kill()
-    launcher = start().wait_until_ready()
+    launcher = start()
+    until(lambda: "Waiting for the programs of the last run to stop" in launcher.output, "the wait")
+    os.kill(web, signal.SIGCONT)
+    launcher.wait_until_ready()
     assert not set(below) & set(processes()), "orphans"
     assert "/link/" not in launcher.output
     assert paste(read)["items"][0]["verdict"]["recipe"]
