@@ -3,15 +3,18 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+from apispec import APISpec
 from flask import Flask, Response, make_response, render_template
 from flask_smorest import Api, Blueprint
 from markupsafe import Markup
 from marshmallow import Schema, fields, validate
+from werkzeug.routing import Map
 
 from openremedy.alerts import PUBLIC_STATUSES, AlertSchema, Outcome, Rfc3339
 
@@ -94,10 +97,34 @@ class NativeAccepted(Answer):
 
 
 class OpenRemedyApi(Api):  # type: ignore[misc]  # flask-smorest carries no types
-    """flask-smorest with the error shape that we answer."""
+    """flask-smorest with the error shape that we answer.
+
+    Its document is written when somebody asks for it: most processes never show it, and it is a large part of making
+    an application.
+    """
 
     ERROR_SCHEMA = ErrorJson
     DEFAULT_ERROR_RESPONSE_NAME = None  # it would describe whatever we answer
+
+    _describe: Callable[[APISpec], None] | None = None
+    _lock = Lock()
+
+    def describe_with(self, describe: Callable[[APISpec], None]) -> None:
+        """What writes the rest of the document, once."""
+        self._describe = describe
+
+    @property
+    def spec(self) -> APISpec:
+        """The whole document."""
+        with self._lock:
+            if self._describe:
+                self._describe(self._spec)
+                self._describe = None
+            return self._spec
+
+    @spec.setter
+    def spec(self, spec: APISpec) -> None:
+        self._spec = spec
 
 
 def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> None:
@@ -109,10 +136,23 @@ def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> Non
         OPENAPI_URL_PREFIX="/api/v1",
         OPENAPI_JSON_PATH="openapi.json",
     )
+
     api = OpenRemedyApi(app, spec_kwargs={"security": [{"token": []}]})
     api.register_field(Rfc3339, "string", "date-time")
-    api.register_blueprint(blueprint)
-    components = api.spec.components
+    app.register_blueprint(blueprint)
+
+    def describe(spec: APISpec) -> None:
+        blueprint.register_views_in_doc(api, app, spec, name=blueprint.name, parameters=None)
+        spec.tag({"name": blueprint.name, "description": blueprint.description})
+        _describe_the_rest(spec, app.url_map, native)
+
+    api.describe_with(describe)
+    app.add_url_rule(PAGE, "api_docs", lambda: _page(api.spec.to_dict()))
+
+
+def _describe_the_rest(spec: APISpec, routes: Map, native: Mapping[str, str]) -> None:
+    """What is no view of flask-smorest: the doors, how to prove who asks, and what bodies look like."""
+    components = spec.components
     components.security_scheme("token", {"type": "http", "scheme": "bearer", "description": "flask token create"})
     components.security_scheme(
         "signature",
@@ -127,18 +167,17 @@ def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> Non
         "source",
         {"type": "http", "scheme": "bearer", "description": "flask source add; also as the password of HTTP Basic"},
     )
-    for rule in app.url_map.iter_rules():
+    for rule in routes.iter_rules():
         if rule.endpoint == "webhooks.post_alert":
-            api.spec.path(rule=rule, operations={"post": _door()})
+            spec.path(rule=rule, operations={"post": _door()})
         elif title := native.get(rule.endpoint.partition(".")[0]):
             methods = sorted(rule.methods or ())
-            api.spec.path(rule=rule, operations={method.lower(): _native(title) for method in methods})
+            spec.path(rule=rule, operations={method.lower(): _native(title) for method in methods})
     components.schemas["Alert"]["properties"]["status"]["enum"] = list(PUBLIC_STATUSES)  # the others are for adapters
     for name, example in EXAMPLES["schemas"].items():
         components.schemas[name]["examples"] = [example]
     for name, refusal in components.responses.items():
         refusal["content"]["application/json"]["example"] = EXAMPLES["errors"][str(HTTPStatus[name].value)]
-    app.add_url_rule(PAGE, "api_docs", lambda: _page(api.spec.to_dict()))
 
 
 def _door() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 import secrets as random
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION
 from sqlalchemy import Select, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -29,7 +31,6 @@ LINK_HOURS = 72
 MOST_SIGN_INS = 100  # newest ones that a page lists
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _hasher = PasswordHasher()
-_NOBODY = _hasher.hash(random.token_urlsafe())  # an unknown address costs as much time as a wrong password
 
 
 # ---------------------------------------------------------------- users
@@ -116,11 +117,20 @@ class Browser:
     user_agent: str
 
 
+def _hash_of_nobody() -> str:
+    """A hash that no password has, and that costs as much to check as one that somebody's has."""
+    salt, digest = (
+        b64encode(random.token_bytes(length)).decode().rstrip("=") for length in (_hasher.salt_len, _hasher.hash_len)
+    )
+    cost = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${cost}${salt}${digest}"
+
+
 def check_password(user: User | None, password: str) -> bool:
     """Whether it is this user's password; takes the same time for nobody as for somebody."""
     known = user.password_hash if user and user.password_hash and not user.disabled_at else None
     try:
-        return _hasher.verify(known or _NOBODY, password[:MAX_PASSWORD]) and known is not None
+        return _hasher.verify(known or _hash_of_nobody(), password[:MAX_PASSWORD]) and known is not None
     except (VerificationError, InvalidHashError):
         return False
 

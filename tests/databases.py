@@ -53,7 +53,11 @@ class Rewound:
     def _rename(self) -> None:
         old, self.name = self.name, _new_name()
         with psycopg.connect(self._server.url, autocommit=True) as connection:
-            until(lambda: connection.execute(_END_OTHERS, [old]).fetchone() == (0,), "nobody is connected any more")
+            until(
+                lambda: connection.execute(_END_OTHERS, [old]).fetchone() == (0,),
+                "nobody is connected any more",
+                pause=0.001,
+            )
             connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*map(sql.Identifier, (old, self.name))))
 
     def _put_back(self, connection: psycopg.Connection) -> None:

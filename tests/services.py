@@ -72,13 +72,13 @@ def free_port() -> int:
             return port
 
 
-def until(happened: Callable[[], Any], what: str, seconds: float = START_WAIT) -> Any:
+def until(happened: Callable[[], Any], what: str, seconds: float = START_WAIT, pause: float = 0.02) -> Any:
     """Poll until `happened` is truthy, and give what it gave."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if result := happened():
             return result
-        time.sleep(0.02)
+        time.sleep(pause)
     raise TimeoutError(f"{what}: not within {seconds:.0f} seconds")
 
 

@@ -24,7 +24,6 @@ from openremedy.models import AuditLine, Role, now
 from openremedy.services import services
 from openremedy.tally import STRAYS_AN_HOUR
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ANN = Actor("ann@example.com", "192.0.2.1", "f" * 32)
 

@@ -161,7 +161,7 @@ def test_of_two_secrets_side_by_side_neither_is_told() -> None:
 # ---------------------------------------------------------------- what is tried, and what proves who somebody is
 
 
-def test_a_password_or_a_token_that_was_only_tried_is_a_secret_too(cheap_passwords: None) -> None:
+def test_a_password_or_a_token_that_was_only_tried_is_a_secret_too() -> None:
     assert not people.check_password(None, "mistyped-by-alice")
     crypto.hashed("nearly-the-token-of-bob")
     for tried in ("mistyped-by-alice", "nearly-the-token-of-bob"):
@@ -170,7 +170,7 @@ def test_a_password_or_a_token_that_was_only_tried_is_a_secret_too(cheap_passwor
 
 
 @ON_ONE
-def test_a_new_password_and_a_sign_in_are_secrets(app: Flask, cheap_passwords: None) -> None:
+def test_a_new_password_and_a_sign_in_are_secrets(app: Flask) -> None:
     with app.app_context():
         people.create_user(db.session(), "alice@example.com", "first-password-of-alice", None, None)
         structlog.get_logger().warning("made", password="first-password-of-alice")
@@ -355,7 +355,7 @@ def test_what_may_show_a_secret_is_held_to_do_so() -> None:
 
 @ON_ONE
 @pytest.mark.parametrize("where", sorted(SHOWING))
-def test_what_may_show_a_secret_shows_each_kind_that_it_may(where: str, alice: Tenant, cheap_passwords: None) -> None:
+def test_what_may_show_a_secret_shows_each_kind_that_it_may(where: str, alice: Tenant) -> None:
     with alice.app.app_context():
         people.create_user(db.session(), "alice@example.com", "a long and good password", None, None)
     leaks.watch.shown.clear()

@@ -1045,7 +1045,7 @@ def test_a_host_of_an_alert_chooses_no_hosts_of_a_playbook() -> None:
 
 
 @pytest.fixture
-def ann(app: Flask, alice: Tenant, cheap_passwords: None) -> Person:
+def ann(app: Flask, alice: Tenant) -> Person:
     """An admin of Alice's tenant."""
     return Person(app, "ann@example.com", "alice")
 
@@ -1091,7 +1091,7 @@ def test_a_wrong_address_is_said_beside_its_field_and_nothing_is_added(app: Flas
 
 @ON_ONE
 def test_a_test_is_sent_at_once_and_its_page_says_what_came_of_it(
-    make_app: Callable[[Settings], Flask], settings: Settings, alice: Tenant, hook: Receiver, cheap_passwords: None
+    make_app: Callable[[Settings], Flask], settings: Settings, alice: Tenant, hook: Receiver
 ) -> None:
     app = make_app(dataclasses.replace(settings, outgoing_allow_private=True))
     ann = Person(app, "ann@example.com", "alice")

@@ -23,7 +23,6 @@ from openremedy.models import Recipe, Role
 from openremedy.queue import interactive_queue, job_queue, web_client
 from services import RedisServer
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SECRET = re.compile(r"orwh_[\w-]{40,}")
 LINK = re.compile(r"http://127\.0\.0\.1:8000(/link/[\w-]+)")

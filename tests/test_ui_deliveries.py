@@ -13,10 +13,7 @@ from cast import DISK_FULL, Tenant
 from openremedy.models import Role
 from openremedy.services import services
 
-pytestmark = [
-    pytest.mark.usefixtures("cheap_passwords"),
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-]
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture

@@ -17,10 +17,7 @@ from openremedy.audit import COMMAND_LINE
 from openremedy.extensions import db
 from openremedy.models import AuditLine, Incident, Role, Triage, Verdict
 
-pytestmark = [
-    pytest.mark.usefixtures("cheap_passwords"),
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-]
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 RULE_DECIDES = "The next incident of this cause is again decided by the condition of disk-full: change it there."
 

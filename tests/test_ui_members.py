@@ -15,7 +15,6 @@ from openremedy.audit import Actor, Filters
 from openremedy.extensions import db
 from openremedy.models import Role
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -13,10 +13,7 @@ from cast import Tenant
 from openremedy.models import Role
 from openremedy.recipes import MAX_FILE_BYTES
 
-pytestmark = [
-    pytest.mark.usefixtures("cheap_passwords"),
-    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
-]
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 FORM = {
     "title": "A new one",
     "when": "Something is new.",

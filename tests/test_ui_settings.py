@@ -21,7 +21,6 @@ from openremedy.crypto import Vault
 from openremedy.extensions import db
 from openremedy.models import Role, TokenUsage, WebhookSecret, now
 
-pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ROOT = Path(__file__).parent.parent
 
