@@ -28,7 +28,7 @@ from openremedy.ids import parse_id
 from openremedy.incidents import Filters, stamp
 from openremedy.models import IncidentStatus, Recipe, Role, Source, Tenant, Triage
 from openremedy.registry import KEY as ADAPTERS
-from openremedy.registry import adapters, options_of
+from openremedy.registry import adapters, check_credentials, options_of
 from openremedy.services import services
 
 ALERT_FIELDS = ("outcome", "incident_id", "reason")  # of a delivery's alerts
@@ -625,6 +625,7 @@ def remove_signing_secret(source_id: str, secret_id: str) -> dict[str, Any]:
 
 def _edited(source_id: str, **changes: Any) -> dict[str, Any]:
     source = _source(source_id)
+    check_credentials(source.adapter, signing="add_signing_secret" in changes, api_token=bool(changes.get("api_token")))
     _audit("source.changed", source.name, changed=sources.told(changes))
     sources.edit_source(db.session(), services().vault, source, options_of(source.adapter), **changes)
     return _source_json(source)

@@ -13,6 +13,7 @@ from marshmallow import Schema, ValidationError
 from config import ADAPTERS
 from openremedy.adapter import Adapter, Format, Payload, translate_entry
 from openremedy.alerts import IncidentType, Severity
+from openremedy.errors import Invalid
 from openremedy.incident_type import type_in
 from openremedy.translation import Translated, Translation, Unsupported
 
@@ -81,6 +82,16 @@ def options_of(adapter: str) -> Schema:
     """The options that a source of this adapter may have: none where its package is not installed any more."""
     found = adapters().get(adapter)
     return found.options if found else Payload()
+
+
+def check_credentials(adapter: str, *, signing: bool = False, api_token: bool = False) -> None:
+    """Raise Invalid for a credential that the tool has no use for: it would look like protection and be none."""
+    found = adapters().get(adapter)
+    title = found.title if found else adapter
+    if signing and not (found and found.verify):
+        raise Invalid(fields={"secret": [f"{title} does not sign what it sends: there is no use for one."]})
+    if api_token and not (found and found.enrichment):
+        raise Invalid(fields={"api_token": [f"{title} is not asked for anything: there is no use for one."]})
 
 
 # ---------------------------------------------------------------- what a payload is read as

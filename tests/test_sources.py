@@ -413,7 +413,7 @@ def test_a_refusal_tells_the_other_tenant_nothing(alice: Tenant, charlie: Tenant
 
 def test_no_credential_is_kept_or_shown_anywhere(alice: Tenant, capfd: pytest.CaptureFixture[str]) -> None:
     source = alice.source("grafana", signing_secret="signing-secret-of-grafana")
-    change(alice, source, api_token="api-token-of-the-tool")
+    change(alice, alice.source("pagerduty"), api_token="api-token-of-the-tool")
     body = json.dumps(FIRING).encode()
     digest = signed("signing-secret-of-grafana", body)
     source.send(body, **{"X-Grafana-Alerting-Signature": digest, "Authorization": "Bearer " + "wrong-token-here"})
@@ -714,8 +714,8 @@ def test_a_source_that_cannot_be_is_refused_by_its_field(alice: Tenant, body: An
         ({"options": {"no_such": 1}}, "options"),
         ({"options": {"signature_header": "not a header"}}, "options"),
         ({"options": []}, "options"),
-        ({"api_token": "töken"}, "api_token"),
-        ({"name": "half-way", "api_token": "ü"}, "api_token"),
+        ({"api_token": "a tool that is not asked for anything"}, "api_token"),
+        ({"name": "half-way", "api_token": "x"}, "api_token"),
         ({"disabled": "yes"}, "disabled"),
         ({"unknown": 1}, "unknown"),
     ],
@@ -745,7 +745,22 @@ def test_an_api_token_is_kept_encrypted_and_replaced(alice: Tenant) -> None:
     with alice.app.app_context():
         (locked,) = db.session.scalars(select(SourceSecret.locked))
         assert services().vault.unlock(locked) == "second"
+    refused(
+        alice.app.test_client().patch(f"/api/v1/sources/{source.id}", json={"api_token": "töken"}, headers=alice.auth),
+        422,
+        "validation_error",
+    )
     assert change(alice, source, api_token="")["api_token"] is False
+
+
+@on_sqlite
+def test_a_signing_secret_of_a_tool_that_does_not_sign_is_refused(alice: Tenant) -> None:
+    source = alice.source("alertmanager")
+    answer = alice.app.test_client().post(
+        f"/api/v1/sources/{source.id}/signing-secrets", json={"secret": "x"}, headers=alice.auth
+    )
+    assert "does not sign" in refused(answer, 422, "validation_error")["fields"]["secret"][0]
+    assert shown(alice, source)["signing_secrets"] == []
 
 
 def test_at_most_ten_signing_secrets_are_kept(alice: Tenant) -> None:

@@ -20,7 +20,7 @@ from openremedy.errors import Invalid, NotFound, Problem
 from openremedy.extensions import db
 from openremedy.instructions import TEST_HOST, SetupStep, filled, places
 from openremedy.models import Role, Source, now
-from openremedy.registry import adapters, options_of
+from openremedy.registry import adapters, check_credentials, options_of
 from openremedy.services import services
 from openremedy.ui import forms
 from openremedy.ui.access import in_tenant
@@ -336,7 +336,7 @@ def enable_source(source_id: str) -> ResponseReturnValue:
 def add_signing_secret(source_id: str) -> ResponseReturnValue:
     """One more secret with which the tool signs."""
     try:
-        _needs(source_id, "verify", "does not sign what it sends")
+        check_credentials(_source(source_id).adapter, signing=True)
         secret = forms.text("secret", MAX_SECRET)
         forms.once(db.session())
     except Problem as problem:
@@ -354,20 +354,12 @@ def remove_signing_secret(source_id: str, secret_id: str) -> ResponseReturnValue
 def set_api_token(source_id: str) -> ResponseReturnValue:
     """A read-only token for the tool's own API; empty ends the one there is."""
     try:
-        _needs(source_id, "enrichment", "is not asked for anything")
         token = forms.text("api_token", MAX_SECRET)
+        check_credentials(_source(source_id).adapter, api_token=bool(token))
     except Problem as problem:
         return _again(source_id, problem)
     said = "The token is kept: details of new incidents are read with it." if token else "There is no token any more."
     return _change(source_id, said, api_token=token)
-
-
-def _needs(source_id: str, part: str, words: str) -> None:
-    """Raise Invalid for a source whose adapter lacks what the form is about."""
-    found = _source(source_id)
-    adapter = adapters().get(found.adapter)
-    if adapter is None or getattr(adapter, part) is None:
-        raise Invalid(f"{adapter.title if adapter else found.adapter} {words}.")
 
 
 # ---------------------------------------------------------------- a test alert
