@@ -3,7 +3,7 @@
 import gc
 import sys
 
-gc.disable()  # what is imported stays; to look for garbage in it meanwhile was a sixth of a start
+gc.disable()  # what is imported stays; to look for garbage in it meanwhile is a tenth of a start
 
 from config import SettingsError  # noqa: E402 - see above
 from openremedy.app import create_app  # noqa: E402
