@@ -252,7 +252,8 @@ def _on_this_machine(host: str) -> bool:
 
 def _socket_path(data_dir: Path) -> Path:
     path = data_dir / "redis" / "redis.sock"
-    if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+    plain = quote(str(path)) == str(path)  # redis-py cannot read what Redis says of a client whose path has a space
+    if plain and len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"openremedy-{os.getuid()}-{digest}" / "redis.sock"

@@ -40,7 +40,7 @@ from openremedy.tenants import FirstTenant, ensure_first_tenant
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_WAIT = 60.0  # seconds
-LOCK_WAIT = 120.0  # seconds; longer than the slowest stop of a run whose launcher was killed
+LOCK_WAIT = 60.0  # seconds beyond what a worker may need to end its job, for programs whose launcher was killed
 FIRST_ALERT = {
     "hostname": "web-01",
     "incident_type": "disk_full",
@@ -86,7 +86,7 @@ def run(settings: Settings, demo: bool = False) -> int:
         raise LaunchError("the demo has a database of its own; unset DATABASE_URL, or use flask demo --yes")
     run_dir = settings.data_dir / "run"
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(run_dir):
+    with only_one(run_dir, settings.llm_timeout + JOB_MARGIN + LOCK_WAIT):
         require_free_port(listen_host(settings), settings.port)
         next_steps = prepare(settings, demo)
         with supervisor(settings, run_dir) as supervisord:
@@ -113,14 +113,14 @@ def listen_host(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
+def only_one(run_dir: Path, wait: float) -> Iterator[None]:
     """Hold the locks of a data folder; two runs in one folder would write over each other's queue.
 
     The first lock is the launcher's alone: whoever finds it taken is the second one. The other is shared with
-    all programs, see tether.py: after a `kill -9` of the launcher the next start waits on it until the last of them is
-    really gone, and its port is free.
+    all programs, see tether.py: after a `kill -9` of the launcher the next start waits on it, `wait` seconds at most,
+    until the last of them is really gone and its port is free.
     """
-    with (run_dir / "launcher.lock").open("a+") as launcher, programs_lock(run_dir).open("a") as programs:
+    with (run_dir / "launcher.lock").open("a+") as launcher, programs_lock(run_dir).open("a+") as programs:
         if not _try_lock(launcher):
             launcher.seek(0)
             raise LaunchError(
@@ -129,7 +129,7 @@ def only_one(run_dir: Path) -> Iterator[None]:
             )
         launcher.truncate(0)
         print(os.getpid(), file=launcher, flush=True)
-        _wait_for_lock(programs)
+        _wait_for_lock(programs, wait)
         fcntl.flock(programs, fcntl.LOCK_SH)
         yield
 
@@ -147,14 +147,14 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _wait_for_lock(file: IO[str]) -> None:
+def _wait_for_lock(file: IO[str], wait: float) -> None:
     if _try_lock(file):
         return
     print("Waiting for the programs of the last run to stop...", flush=True)
-    deadline = time.monotonic() + LOCK_WAIT
+    deadline = time.monotonic() + wait
     while not _try_lock(file):
         if time.monotonic() > deadline:
-            raise LaunchError(f"the programs of the last run do not stop: {file.name} is still locked")
+            raise LaunchError(f"programs of the last run do not stop; stop those that `fuser {file.name}` names")
         time.sleep(0.2)
 
 

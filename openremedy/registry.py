@@ -86,12 +86,15 @@ def options_of(adapter: str) -> Schema:
 
 def check_credentials(adapter: str, *, signing: bool = False, api_token: bool = False) -> None:
     """Raise Invalid for a credential that the tool has no use for: it would look like protection and be none."""
+    if not (signing or api_token):
+        return
     found = adapters().get(adapter)
-    title = found.title if found else adapter
-    if signing and not (found and found.verify):
-        raise Invalid(fields={"secret": [f"{title} does not sign what it sends: there is no use for one."]})
-    if api_token and not (found and found.enrichment):
-        raise Invalid(fields={"api_token": [f"{title} is not asked for anything: there is no use for one."]})
+    if found is None:
+        raise Invalid(f"The adapter {adapter} is not installed any more.")
+    if signing and not found.verify:
+        raise Invalid(f"{found.title} has no use for a signing secret: it signs with none.")
+    if api_token and not found.enrichment:
+        raise Invalid(f"{found.title} has no use for a token of its API: it is not asked for anything.")
 
 
 # ---------------------------------------------------------------- what a payload is read as

@@ -24,9 +24,12 @@ def die_with_parent(with_signal: int = signal.SIGTERM) -> None:
 
 
 def share(lock: str) -> None:
-    """Hold a part of the lock in this process, in the program it becomes and in that program's children."""
+    """Hold a part of the lock in this process, in the program it becomes and in that program's children.
+
+    Raises BlockingIOError where the next start has it already: this one's supervisor is gone.
+    """
     descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     os.set_inheritable(descriptor, True)
 
 

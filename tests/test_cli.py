@@ -266,10 +266,10 @@ def test_sources_of_one_adapter_are_numbered_and_a_name_is_taken_once(shell: She
 def test_a_credential_that_a_tool_has_no_use_for_is_refused(shell: Shell) -> None:
     shell.json("tenant", "create", "acme")
     refused = shell.refused("source", "add", "acme", "datadog", "--signing-secret", "x1")
-    assert "Datadog does not sign what it sends" in refused
+    assert "Datadog has no use for a signing secret" in refused
     assert shell.json("source", "list", "acme")["items"] == []
     shell.json("source", "add", "acme", "grafana")
-    assert "is not asked for anything" in shell.refused("source", "edit", "acme", "grafana", "--api-token", "x1")
+    assert "has no use for a token" in shell.refused("source", "edit", "acme", "grafana", "--api-token", "x1")
     assert not shell.json("source", "edit", "acme", "grafana", "--api-token", "")["api_token"]
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import runpy
 import stat
 import subprocess
@@ -241,6 +242,14 @@ def test_the_socket_of_a_long_data_folder_is_still_short_enough(load: Load, tmp_
         assert len(os.fsencode(settings.redis_socket)) <= SOCKET_PATH_LIMIT
         assert settings.redis_url == f"unix://{settings.redis_socket}?db=0"
     assert one.redis_socket != two.redis_socket
+
+
+@pytest.mark.parametrize("name", ["a folder", "a=b", "données"])
+def test_the_socket_has_a_plain_path_whatever_the_data_folder_is_called(load: Load, tmp_path: Path, name: str) -> None:
+    settings = load(OPENREMEDY_DATA_DIR=str(tmp_path / name), **PRODUCTION)
+    assert settings.redis_socket
+    assert re.fullmatch(r"[\w./~-]+", str(settings.redis_socket), re.ASCII)
+    assert settings.redis_url == f"unix://{settings.redis_socket}?db=0"
 
 
 def test_no_secret_stands_in_the_settings_as_text(load: Load) -> None:

@@ -5,9 +5,9 @@ import json
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,18 +88,43 @@ def test_a_newcomer_gets_a_verdict_and_loses_nothing_by_restarts_and_crashes(sta
 
     # The launcher itself: what it started must not live on, and the next start waits for the slowest of it.
     below = launcher.everything()
-    web = launcher.program("web")
-    assert web
-    os.kill(web, signal.SIGSTOP)
+    assert [pid for pid in below if not holds(pid, launcher.data_dir / "run" / "programs.lock")] == []
     launcher.process.kill()
-    launcher = start()
-    until(lambda: "Waiting for the programs of the last run to stop" in launcher.output, "the wait")
-    os.kill(web, signal.SIGCONT)
-    launcher.wait_until_ready()
+    launcher = start().wait_until_ready()
     assert not set(below) & set(processes()), "orphans"
     assert "/link/" not in launcher.output
     assert paste(read)["items"][0]["verdict"]["recipe"]
     assert launcher.interrupt() == 0
+
+
+def holds(pid: int, file: Path) -> bool:
+    """Whether the process has this file open."""
+    opened = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()]
+    return str(file) in opened
+
+
+def test_a_start_waits_for_the_last_program_of_the_run_before(tmp_path: Path) -> None:
+    lock = tmp_path / "data" / "run" / "programs.lock"
+    lock.parent.mkdir(parents=True)
+    tether = [sys.executable, "-m", "openremedy.tether", str(lock)]
+    with socket.create_server(("127.0.0.1", 0)) as port, subprocess.Popen([*tether, "sleep", "60"]) as left:
+        until(lambda: holds(left.pid, lock), "the program")
+        launcher = Launcher(tmp_path / "data", port.getsockname()[1])
+        until(lambda: launcher.output, "a word")
+        left.kill()
+        assert launcher.ended() == 2
+    waits, over = launcher.output.splitlines()
+    assert "Waiting for the programs of the last run to stop" in waits
+    assert "is taken" in over, "the next thing that it looks at"
+
+
+def test_a_program_whose_supervisor_is_gone_does_not_begin_beside_the_next_start(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tether = [sys.executable, "-m", "openremedy.tether", lock.name]
+        late = subprocess.run([*tether, "echo", "begun"], capture_output=True, text=True, timeout=20, check=False)
+    assert late.returncode
+    assert "begun" not in late.stdout
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import VerifyMismatchError
+from argon2.profiles import RFC_9106_LOW_MEMORY
 from flask import Flask
 from sqlalchemy import select, update
 
@@ -24,6 +25,7 @@ from openremedy.models import Link, LinkPurpose, Membership, Role, SignIn, User,
 
 ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ANN = Actor("ann@example.com")
+AS_SHIPPED = people._hasher  # the tests have a cheaper one
 
 
 @pytest.fixture
@@ -299,6 +301,10 @@ def test_the_owner_signs_in_from_a_known_address_while_strangers_hammer_the_acco
     found = [send("root@example.com", "wrong") for send in strangers for _ in range(10)]
     assert found == [401] * 99 + [429]  # the first sign-in at home was the first of a hundred
     assert browser_at(limited, "198.51.100.7")("root@example.com", PASSWORD) == 303
+
+
+def test_a_password_costs_what_argon2_recommends() -> None:
+    assert extract_parameters(AS_SHIPPED.hash(PASSWORD)) == RFC_9106_LOW_MEMORY
 
 
 @ON_ONE

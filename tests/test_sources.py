@@ -714,8 +714,6 @@ def test_a_source_that_cannot_be_is_refused_by_its_field(alice: Tenant, body: An
         ({"options": {"no_such": 1}}, "options"),
         ({"options": {"signature_header": "not a header"}}, "options"),
         ({"options": []}, "options"),
-        ({"api_token": "a tool that is not asked for anything"}, "api_token"),
-        ({"name": "half-way", "api_token": "x"}, "api_token"),
         ({"disabled": "yes"}, "disabled"),
         ({"unknown": 1}, "unknown"),
     ],
@@ -745,22 +743,25 @@ def test_an_api_token_is_kept_encrypted_and_replaced(alice: Tenant) -> None:
     with alice.app.app_context():
         (locked,) = db.session.scalars(select(SourceSecret.locked))
         assert services().vault.unlock(locked) == "second"
-    refused(
-        alice.app.test_client().patch(f"/api/v1/sources/{source.id}", json={"api_token": "töken"}, headers=alice.auth),
-        422,
-        "validation_error",
-    )
+    path, client = f"/api/v1/sources/{source.id}", alice.app.test_client()
+    for body in ({"api_token": "töken"}, {"name": "half-way", "api_token": "ü"}):
+        answer = client.patch(path, json=body, headers=alice.auth)
+        assert "api_token" in refused(answer, 422, "validation_error")["fields"]
+    assert shown(alice, source)["name"] == "pagerduty"
     assert change(alice, source, api_token="")["api_token"] is False
 
 
 @on_sqlite
-def test_a_signing_secret_of_a_tool_that_does_not_sign_is_refused(alice: Tenant) -> None:
-    source = alice.source("alertmanager")
-    answer = alice.app.test_client().post(
-        f"/api/v1/sources/{source.id}/signing-secrets", json={"secret": "x"}, headers=alice.auth
-    )
-    assert "does not sign" in refused(answer, 422, "validation_error")["fields"]["secret"][0]
-    assert shown(alice, source)["signing_secrets"] == []
+@pytest.mark.parametrize("adapter", ["alertmanager", "sns"])
+def test_a_credential_that_a_tool_has_no_use_for_is_refused(alice: Tenant, adapter: str) -> None:
+    source, client = alice.source(adapter), alice.app.test_client()
+    path = f"/api/v1/sources/{source.id}"
+    answer = client.post(f"{path}/signing-secrets", json={"secret": "x"}, headers=alice.auth)
+    assert "no use for a signing secret" in refused(answer, 422, "validation_error")["message"]
+    answer = client.patch(path, json={"name": "half-way", "api_token": "x"}, headers=alice.auth)
+    assert "no use for a token" in refused(answer, 422, "validation_error")["message"]
+    found = shown(alice, source)
+    assert (found["name"], found["signing_secrets"], found["api_token"]) == (adapter, [], False)
 
 
 def test_at_most_ten_signing_secrets_are_kept(alice: Tenant) -> None:

@@ -533,7 +533,17 @@ def test_a_tool_without_it_takes_no_secret_of_that_kind(alice: Tenant, admin: Pe
     form_id = admin.form_id(page_of(source))
     answer = admin.post(f"{page_of(source)}/{path}", secret="x", api_token="x", form_id=form_id)
     assert answer.status_code == 422
+    assert "Alertmanager has no use for a" in answer.text
     assert (row(source)["signing_secrets"], row(source)["api_token"]) == ([], False)
+
+
+@on_sqlite
+def test_a_new_source_of_a_tool_that_signs_with_no_secret_takes_none(alice: Tenant, admin: Person) -> None:
+    form_id = admin.form_id("sources/new?adapter=datadog")
+    answer = admin.post("sources", adapter="datadog", name="dd", signing_secret="x", form_id=form_id)
+    assert answer.status_code == 422
+    assert "Datadog has no use for a signing secret" in answer.text
+    assert alice.get("/sources")["items"] == []
 
 
 @on_sqlite

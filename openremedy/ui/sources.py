@@ -99,6 +99,7 @@ def add_source() -> ResponseReturnValue:
 
 def _add(adapter: Adapter) -> tuple[Source, str]:
     name, secret = forms.text("name", 100), forms.text("signing_secret", MAX_SECRET)
+    check_credentials(adapter.name, signing=bool(secret))
     options = _chosen(adapter.options, {})
     forms.once(db.session())
     return domain.add_source(
