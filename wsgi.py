@@ -6,8 +6,8 @@ import sys
 gc.disable()  # what is imported stays; to look for garbage in it meanwhile is a tenth of a start
 
 from config import SettingsError  # noqa: E402 - see above
-from openremedy.app import create_app  # noqa: E402
-from openremedy.registry import AdapterError  # noqa: E402
+from openremedy.app import create_app  # noqa: E402 - the same
+from openremedy.registry import AdapterError  # noqa: E402 - the same
 
 try:
     app = create_app()

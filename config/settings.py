@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable
@@ -252,8 +253,8 @@ def _on_this_machine(host: str) -> bool:
 
 def _socket_path(data_dir: Path) -> Path:
     path = data_dir / "redis" / "redis.sock"
-    plain = quote(str(path)) == str(path)  # redis-py cannot read what Redis says of a client whose path has a space
-    if plain and len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+    # What Redis says of a client is "name=value name=value", the path among it, and redis-py reads no other.
+    if not re.search(r"[\s=]", str(path)) and len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"openremedy-{os.getuid()}-{digest}" / "redis.sock"

@@ -625,7 +625,7 @@ def remove_signing_secret(source_id: str, secret_id: str) -> dict[str, Any]:
 
 def _edited(source_id: str, **changes: Any) -> dict[str, Any]:
     source = _source(source_id)
-    check_credentials(source.adapter, signing="add_signing_secret" in changes, api_token=bool(changes.get("api_token")))
+    check_credentials(source.adapter, changes)
     _audit("source.changed", source.name, changed=sources.told(changes))
     sources.edit_source(db.session(), services().vault, source, options_of(source.adapter), **changes)
     return _source_json(source)

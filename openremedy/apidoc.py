@@ -136,7 +136,6 @@ def register(app: Flask, blueprint: Blueprint, native: Mapping[str, str]) -> Non
         OPENAPI_URL_PREFIX="/api/v1",
         OPENAPI_JSON_PATH="openapi.json",
     )
-
     api = OpenRemedyApi(app, spec_kwargs={"security": [{"token": []}]})
     api.register_field(Rfc3339, "string", "date-time")
     app.register_blueprint(blueprint)

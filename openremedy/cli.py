@@ -102,7 +102,7 @@ def source_add(tenant_slug: str, adapter: str, name: str, signing_secret: str | 
     """Add a source and print its URL and its token, once."""
     if adapter not in registry.adapters():
         raise Invalid(f"There is no adapter {adapter!r}; there are {', '.join(sorted(registry.adapters()))}.")
-    registry.check_credentials(adapter, signing=signing_secret is not None)
+    registry.check_credentials(adapter, {"add_signing_secret": signing_secret})
     one, value = sources.add_source(
         db.session(), services().vault, tenant_slug, adapter, name, value_of(signing_secret), actor=COMMAND_LINE
     )
@@ -199,9 +199,7 @@ def source_edit(tenant_slug: str, source_id: str, **given: Any) -> tuple[dict[st
 
 
 def _edit(one: Any, **changes: Any) -> None:
-    registry.check_credentials(
-        one.adapter, signing="add_signing_secret" in changes, api_token=bool(changes.get("api_token"))
-    )
+    registry.check_credentials(one.adapter, changes)
     _note(one, "source.changed", changed=sources.told(changes))
     sources.edit_source(db.session(), services().vault, one, registry.options_of(one.adapter), **changes)
 

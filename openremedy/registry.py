@@ -84,8 +84,12 @@ def options_of(adapter: str) -> Schema:
     return found.options if found else Payload()
 
 
-def check_credentials(adapter: str, *, signing: bool = False, api_token: bool = False) -> None:
-    """Raise Invalid for a credential that the tool has no use for: it would look like protection and be none."""
+def check_credentials(adapter: str, changes: Mapping[str, Any]) -> None:
+    """Raise Invalid for a credential that the tool has no use for: it would look like protection and be none.
+
+    `changes`: as sources.edit_source() takes them.
+    """
+    signing, api_token = changes.get("add_signing_secret"), changes.get("api_token")
     if not (signing or api_token):
         return
     found = adapters().get(adapter)

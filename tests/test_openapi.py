@@ -9,10 +9,12 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 from urllib.parse import quote
 
@@ -250,6 +252,20 @@ def test_the_alert_of_the_document_is_taken_as_it_stands(alice: Tenant, document
     (example,) = document["components"]["schemas"]["Alert"]["examples"]
     receipt = alice.alert(example)
     assert (receipt["outcome"], receipt["warnings"]) == ("created", [])
+
+
+def test_two_who_ask_for_the_document_first_and_at_once_get_the_same_whole_one(app: Flask) -> None:
+    barrier = Barrier(2)
+
+    def ask(_: int) -> tuple[int, bytes]:
+        barrier.wait()
+        answer = app.test_client().get("/api/v1/openapi.json")
+        return answer.status_code, answer.data
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(ask, range(2))
+    assert one == two
+    assert one[0] == 200
 
 
 def test_every_operation_says_who_may_ask(document: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def add_source() -> ResponseReturnValue:
 
 def _add(adapter: Adapter) -> tuple[Source, str]:
     name, secret = forms.text("name", 100), forms.text("signing_secret", MAX_SECRET)
-    check_credentials(adapter.name, signing=bool(secret))
+    check_credentials(adapter.name, {"add_signing_secret": secret})
     options = _chosen(adapter.options, {})
     forms.once(db.session())
     return domain.add_source(
@@ -259,6 +259,7 @@ def _change(source_id: str, said: str, **changes: Any) -> ResponseReturnValue:
     found = _source(source_id)
     db.session.add(audit.line(g.visitor.actor, g.here.id, "source.changed", found.name, changed=domain.told(changes)))
     try:
+        check_credentials(found.adapter, changes)
         domain.edit_source(db.session(), services().vault, found, options_of(found.adapter), **changes)
     except NotFound:
         raise
@@ -337,7 +338,6 @@ def enable_source(source_id: str) -> ResponseReturnValue:
 def add_signing_secret(source_id: str) -> ResponseReturnValue:
     """One more secret with which the tool signs."""
     try:
-        check_credentials(_source(source_id).adapter, signing=True)
         secret = forms.text("secret", MAX_SECRET)
         forms.once(db.session())
     except Problem as problem:
@@ -356,7 +356,6 @@ def set_api_token(source_id: str) -> ResponseReturnValue:
     """A read-only token for the tool's own API; empty ends the one there is."""
     try:
         token = forms.text("api_token", MAX_SECRET)
-        check_credentials(_source(source_id).adapter, api_token=bool(token))
     except Problem as problem:
         return _again(source_id, problem)
     said = "The token is kept: details of new incidents are read with it." if token else "There is no token any more."
