@@ -91,7 +91,10 @@ class Machine:
 
     def _gunicorn(self, name: str, python: str, app: str, environment: dict[str, str]) -> Candidate:
         port = services.free_port()
-        command = [python, "-m", "gunicorn", "--config", "bench/gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", app]
+        # Loaded once, before the first answer: a worker of Alerta changes the schema as it begins, and dies, and all of
+        # gunicorn with it, where the other answers meanwhile (PostgreSQL finds a deadlock).
+        command = [python, "-m", "gunicorn", "--config", "bench/gunicorn.conf.py", "--preload"]
+        command += ["--bind", f"127.0.0.1:{port}", app]
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
             command,
